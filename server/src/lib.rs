@@ -1,0 +1,1 @@
+//! The scitq server: database, REST interface, dispatcher and event projection.

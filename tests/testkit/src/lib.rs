@@ -1,0 +1,1 @@
+//! Private RabbitMQ and PostgreSQL instances for tests, on free ports in temporary directories.

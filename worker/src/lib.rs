@@ -1,0 +1,1 @@
+//! The scitq worker: receives tasks from the broker, runs them and reports what happened.
