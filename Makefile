@@ -19,7 +19,7 @@ build: setup ## build all programs in release mode, into target/release
 # exec: the program itself takes make's place as the receiver of signals, no shell stands between
 up: setup ## build, then run server and worker in one process; ARGS='--listen 127.0.0.1:5001' are passed on
 	cargo build --release --locked -p scitq-ctl
-	@exec target/release/scitq-ctl up $(ARGS)
+	@exec "$${CARGO_TARGET_DIR:-target}/release/scitq-ctl" up $(ARGS)
 
 fmt: ## format all Rust files
 	cargo fmt --all
