@@ -1,0 +1,252 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::PROTOCOL_VERSION;
+use crate::Timestamp;
+use crate::execution::{Exit, Outcome, Usage};
+use crate::ids::{AttemptId, DispatchId, Epoch, IncarnationId, Revision, TaskId};
+use crate::names::{BatchName, WorkerName};
+use crate::output::{Encoding, Stream, StreamEnd, base64_bytes};
+use crate::worker::DesiredState;
+
+/// What a worker tells the server through the state queue (`state.<kind>` in exchange `scitq.events`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct WorkerMessage {
+    /// Version of this message.
+    pub version: u16,
+    /// Who speaks.
+    pub worker: WorkerName,
+    /// Which life of its state directory.
+    pub incarnation: IncarnationId,
+    /// Highest epoch the worker has received.
+    pub epoch: Epoch,
+    /// Rises with every announcement of this incarnation, over restarts of the agent. Inventories refer to it.
+    pub sequence: u64,
+    /// The worker's clock; for people, never for decisions.
+    pub sent_at: Timestamp,
+    /// What happened.
+    pub event: WorkerEvent,
+}
+
+impl WorkerMessage {
+    /// A message of the present version and time.
+    pub fn new(
+        worker: WorkerName,
+        incarnation: IncarnationId,
+        epoch: Epoch,
+        sequence: u64,
+        event: WorkerEvent,
+    ) -> Self {
+        Self {
+            version: PROTOCOL_VERSION,
+            worker,
+            incarnation,
+            epoch,
+            sequence,
+            sent_at: crate::now(),
+            event,
+        }
+    }
+}
+
+/// What happened at a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WorkerEvent {
+    /// The worker has come, or come back.
+    Hello(Hello),
+    /// The worker ends on purpose and holds nothing that runs.
+    Goodbye {
+        /// Why, in words.
+        reason: String,
+    },
+    /// A delivery waits at the worker, staging or for a slot.
+    Accepted(AttemptReport),
+    /// The process is about to be executed: announced before it happens (D7).
+    Started(AttemptReport),
+    /// The process has ended, its slot is free, and its output is being stored.
+    Exited(AttemptReport),
+    /// The attempt is over.
+    Ended(AttemptReport),
+    /// The delivery is given back without having run.
+    Released {
+        /// What was given back.
+        #[serde(flatten)]
+        report: AttemptReport,
+        /// Why.
+        reason: ReleaseReason,
+    },
+    /// A redelivered message came: it is never run (D6).
+    Returned {
+        /// The dispatch that was delivered again.
+        dispatch: DispatchId,
+        /// Its task.
+        task: TaskId,
+    },
+}
+
+impl WorkerEvent {
+    /// Word for routing keys and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Goodbye { .. } => "goodbye",
+            Self::Accepted(_) => "accepted",
+            Self::Started(_) => "started",
+            Self::Exited(_) => "exited",
+            Self::Ended(_) => "ended",
+            Self::Released { .. } => "released",
+            Self::Returned { .. } => "returned",
+        }
+    }
+}
+
+/// Why a worker gave a delivery back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseReason {
+    /// The channel or consumer that brought it is gone.
+    ChannelLost,
+    /// The worker drains, pauses or takes less work than before.
+    LessRoom,
+    /// The server asked for it.
+    Revoked,
+    /// The agent restarted before anything had run.
+    AgentRestarted,
+}
+
+/// All that is known of an attempt so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AttemptReport {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The dispatch it accepted.
+    pub dispatch: DispatchId,
+    /// Epoch of that dispatch.
+    pub dispatch_epoch: Epoch,
+    /// The task.
+    pub task: TaskId,
+    /// Its batch at the time of the dispatch.
+    pub batch: BatchName,
+    /// Revision of the definition that is run.
+    pub revision: Revision,
+    /// When the dispatch was published.
+    pub queued_at: Timestamp,
+    /// When the worker took it.
+    pub accepted_at: Timestamp,
+    /// When the process was executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When the process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// How the process ended, where it ran and that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+    /// What the attempt came to; there from `exited` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// What it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Where its standard output ended; there from `ended` on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<StreamEnd>,
+    /// Where its standard error ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<StreamEnd>,
+}
+
+/// A worker introduces itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Hello {
+    /// Host name of its machine.
+    pub hostname: String,
+    /// Version of its program.
+    pub program_version: String,
+    /// Processor cores.
+    pub cores: u32,
+    /// Main memory in bytes.
+    pub memory_bytes: u64,
+    /// What its own settings ask for; used only when the server does not know the worker yet.
+    pub initial: DesiredState,
+    /// Version of the desired state that it follows now, 0 when it has never been told one.
+    pub desired_version: i64,
+    /// All attempts it holds.
+    pub inventory: Vec<InventoryItem>,
+}
+
+/// A sign of life, through its own queue that keeps only the newest (`heartbeat.<worker>` in `scitq.events`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Heartbeat {
+    /// Version of this message.
+    pub version: u16,
+    /// Who speaks.
+    pub worker: WorkerName,
+    /// Which life of its state directory.
+    pub incarnation: IncarnationId,
+    /// Highest epoch the worker has received.
+    pub epoch: Epoch,
+    /// The inventory holds every attempt announced with a sequence up to this one that is still kept.
+    pub sequence: u64,
+    /// The worker's clock.
+    pub sent_at: Timestamp,
+    /// Version of the desired state that it follows.
+    pub desired_version: i64,
+    /// All attempts it holds.
+    pub inventory: Vec<InventoryItem>,
+}
+
+/// One attempt that a worker holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct InventoryItem {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Its task.
+    pub task: TaskId,
+    /// How far it is.
+    pub phase: AttemptPhase,
+}
+
+/// How far an attempt is at its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptPhase {
+    /// Held, not started.
+    Accepted,
+    /// The process runs.
+    Running,
+    /// The process has ended and its output is being stored.
+    Uploading,
+    /// Over, kept until the server has applied its end and its output.
+    Ended,
+}
+
+/// A piece of output (`output.<stream>` in `scitq.events`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OutputMessage {
+    /// Version of this message.
+    pub version: u16,
+    /// Who speaks.
+    pub worker: WorkerName,
+    /// Which life of its state directory.
+    pub incarnation: IncarnationId,
+    /// Highest epoch the worker has received.
+    pub epoch: Epoch,
+    /// The attempt that wrote it.
+    pub attempt: AttemptId,
+    /// Its task.
+    pub task: TaskId,
+    /// Which stream.
+    pub stream: Stream,
+    /// Where in the stream it begins, in bytes.
+    pub offset: u64,
+    /// Length of the uncompressed bytes.
+    pub length: u32,
+    /// How the bytes are packed.
+    pub encoding: Encoding,
+    /// The packed bytes, as base64.
+    #[serde(with = "base64_bytes")]
+    #[schemars(with = "String")]
+    pub data: Vec<u8>,
+}

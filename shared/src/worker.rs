@@ -1,0 +1,41 @@
+//! Workers as the server knows them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::names::BatchName;
+use crate::task::text_enum;
+
+text_enum! {
+    /// Status of a worker.
+    WorkerStatus {
+        /// Takes and runs tasks.
+        Running = "running",
+        /// Takes no new task; running ones go on.
+        Paused = "paused",
+        /// Takes no new task and ends when its last one has ended.
+        Draining = "draining",
+        /// Not heard of for longer than `offline_after`, or it said goodbye.
+        Offline = "offline",
+        /// Its installation failed.
+        Failed = "failed",
+        /// Taken back by its provider.
+        Evicted = "evicted",
+    }
+}
+
+/// What the server wants a worker to be (D12, level-triggered): kept in the database with a version, returned at hello
+/// and sent at each change. A worker follows the highest version it has seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DesiredState {
+    /// Rises with every change.
+    pub version: i64,
+    /// The batch whose queue the worker listens to.
+    pub batch: BatchName,
+    /// Slots: how many tasks of weight 1 run at once. 0 takes no work.
+    pub concurrency: u16,
+    /// How many tasks are fetched and kept ready beyond those running.
+    pub prefetch: u16,
+    /// True when no new task may start.
+    pub paused: bool,
+}
