@@ -160,6 +160,9 @@ impl Default for WorkerSettings {
 }
 
 /// The host's name, or `worker` where it cannot be used as a name.
+///
+/// # Panics
+/// Never: the fallback is a valid name.
 pub fn host_name() -> WorkerName {
     let text = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let fallback = || WorkerName::try_from("worker".to_owned());

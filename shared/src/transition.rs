@@ -2,7 +2,7 @@
 //!
 //! [`transition`] is given where a task and one of its attempts stand, and an event; it answers what changes. Events of
 //! one attempt may come in any order and any number of times: an attempt only ever moves forward
-//! (`accepted → running → uploading → over`), so what comes late changes nothing. docs/STATE_MACHINE.md shows the same
+//! (`accepted → running → uploading → over`), so what comes late changes nothing. `docs/STATE_MACHINE.md` shows the same
 //! table; a test compares the two.
 
 use std::fmt;

@@ -126,7 +126,7 @@ impl Loader {
         }
         let settings: Settings = figment
             .extract()
-            .map_err(|error| explain(&figment, error))?;
+            .map_err(|error| explain(&figment, &error))?;
         let origin = |key: &str| {
             figment
                 .find_metadata(key)
@@ -320,7 +320,7 @@ fn join<'a>(words: impl Iterator<Item = &'a String>) -> String {
     words.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
-fn explain(figment: &Figment, error: figment::Error) -> SettingsError {
+fn explain(figment: &Figment, error: &figment::Error) -> SettingsError {
     let mut path = error.path.join(".");
     let origin_of = |key: &str| {
         figment
@@ -443,7 +443,12 @@ mod tests {
 
     #[test]
     fn errors_name_key_and_place() {
-        let table: &[(&str, &[(&str, &str)], &[&str])] = &[
+        type Row = (
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            &'static [&'static str],
+        );
+        let table: &[Row] = &[
             (
                 "[server]\nlisten_on = 1",
                 &[],

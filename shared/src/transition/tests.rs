@@ -115,7 +115,7 @@ fn cell(task: TaskState, retries: u16, event: Event) -> String {
     }
 }
 
-/// The table of docs/STATE_MACHINE.md, made from the code.
+/// The table of `docs/STATE_MACHINE.md`, made from the code.
 fn table() -> String {
     let mut text = String::from("| task is |");
     for (name, _, _) in events() {
@@ -133,7 +133,7 @@ fn table() -> String {
     text
 }
 
-/// The arrows of the diagram in docs/STATE_MACHINE.md, made from the code: `from --> to: events`.
+/// The arrows of the diagram in `docs/STATE_MACHINE.md`, made from the code: `from --> to: events`.
 fn diagram() -> String {
     let plain = |name: &str| name.split(' ').next().unwrap_or_default().to_owned();
     let mut arrows: BTreeMap<(String, String), Vec<&str>> = BTreeMap::new();
@@ -271,28 +271,42 @@ fn effects_that_others_rely_on() {
         Decision::Changed { effects, .. } | Decision::Stale { effects, .. } => effects,
         other => panic!("{other:?}"),
     };
-    use AttemptState as At;
     assert_eq!(
-        effects(assigned, 0, At::Unknown, about(AttemptEvent::Started)),
+        effects(
+            assigned,
+            0,
+            AttemptState::Unknown,
+            about(AttemptEvent::Started)
+        ),
         [Effect::RoomInWindow]
     );
     assert_eq!(
-        effects(running, 0, At::Running, about(AttemptEvent::Succeeded)),
+        effects(
+            running,
+            0,
+            AttemptState::Running,
+            about(AttemptEvent::Succeeded)
+        ),
         [Effect::MeetRequirements, Effect::TaskOver]
     );
     assert_eq!(
-        effects(running, 2, At::Running, about(AttemptEvent::Failed)),
+        effects(
+            running,
+            2,
+            AttemptState::Running,
+            about(AttemptEvent::Failed)
+        ),
         [Effect::UseRetry, Effect::Dispatch]
     );
     assert_eq!(
-        effects(running, 2, At::Running, about(AttemptEvent::Lost)),
+        effects(running, 2, AttemptState::Running, about(AttemptEvent::Lost)),
         [Effect::Dispatch]
     );
     assert_eq!(
         effects(
             TaskState::Pending,
             0,
-            At::Unknown,
+            AttemptState::Unknown,
             about(AttemptEvent::Started)
         ),
         [Effect::StopAttempt]
@@ -301,7 +315,7 @@ fn effects_that_others_rely_on() {
         effects(
             TaskState::Pending,
             0,
-            At::Lost,
+            AttemptState::Lost,
             about(AttemptEvent::Started)
         ),
         [Effect::StopAttempt]
@@ -310,7 +324,7 @@ fn effects_that_others_rely_on() {
         effects(
             TaskState::Pending,
             0,
-            At::Lost,
+            AttemptState::Lost,
             about(AttemptEvent::Succeeded)
         ),
         []
