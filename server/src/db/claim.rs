@@ -1,0 +1,21 @@
+use scitq_shared::protocol::TaskMessage;
+
+/// What a claim took out of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The dispatches to publish, in the order of publication. They are committed: each counts as published (D3).
+    pub tasks: Vec<TaskMessage>,
+    /// Dispatches of the batch that are not accepted yet, these included.
+    pub assigned: usize,
+    /// True when the batch has more pending tasks.
+    pub pending_left: bool,
+}
+
+/// What a batch has for the dispatcher, from its counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchLoad {
+    /// Tasks ready to be dispatched.
+    pub pending: i64,
+    /// Tasks dispatched and not yet accepted.
+    pub assigned: i64,
+}
