@@ -84,11 +84,13 @@ pub struct TaskChange {
 /// same; of a known one the state is written and other columns are filled, never emptied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttemptChange {
+    /// The attempt, one of [`Needs::attempts`].
+    pub attempt: AttemptId,
     /// Where the attempt stands now.
     pub state: AttemptState,
-    /// Everything its worker said of it; cumulative. Its task is one of [`Needs::tasks`], its attempt one of
-    /// [`Needs::attempts`].
-    pub report: AttemptReport,
+    /// Everything its worker said of it; cumulative. Its task is one of [`Needs::tasks`]. `None` where the server itself
+    /// decided (a lost attempt): nothing is written then about an attempt that is not known.
+    pub report: Option<AttemptReport>,
     /// Who holds it.
     pub worker: WorkerName,
     /// Which life of the worker's state directory.
