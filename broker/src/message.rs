@@ -36,6 +36,14 @@ impl fmt::Display for ChannelId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryTag(pub(crate) u64);
 
+impl DeliveryTag {
+    /// Any tag, for tests of what happens with one that was never delivered.
+    #[doc(hidden)]
+    pub fn for_tests(tag: u64) -> Self {
+        Self(tag)
+    }
+}
+
 impl fmt::Display for DeliveryTag {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.0)

@@ -41,6 +41,7 @@ struct Node {
     epmd_port: u16,
     processes: Mutex<Option<Processes>>,
     last_vhost: AtomicU32,
+    last_call: AtomicU32,
 }
 
 /// The node, and the port mapper that Erlang wants beside it. Dropped in this order.
@@ -67,6 +68,7 @@ impl RabbitMq {
                 epmd_port: free_port(),
                 processes: Mutex::new(None),
                 last_vhost: AtomicU32::new(0),
+                last_call: AtomicU32::new(0),
             };
             node.start();
             Self(Arc::new(node))
@@ -111,7 +113,10 @@ impl RabbitMq {
         let mut command = Command::new("erl_call");
         command.env("ERL_EPMD_PORT", self.0.epmd_port.to_string());
         command.env("HOME", self.0.scratch.path());
-        command.args(["-r", "-timeout", "60", "-c", COOKIE, "-e", "-address"]);
+        // A name of its own: the node ends a connection when another comes under the same name.
+        let call = self.0.last_call.fetch_add(1, Ordering::Relaxed);
+        command.args(["-h", &format!("call{}n{call}", std::process::id())]);
+        command.args(["-timeout", "60", "-c", COOKIE, "-e", "-address"]);
         command.arg(format!("localhost:{}", self.0.distribution_port));
         command
             .stdin(Stdio::piped())
