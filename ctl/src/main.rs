@@ -1,0 +1,5 @@
+//! The program `scitq-ctl`.
+
+fn main() -> std::process::ExitCode {
+    scitq_ctl::main()
+}

@@ -1,0 +1,46 @@
+//! `worker show`.
+
+use scitq_shared::api::WorkerView;
+
+use super::WHERE_TO_LOOK;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::screen::Screen;
+use crate::table::Table;
+use crate::text::{size, time};
+
+/// Shows one worker.
+pub async fn run(name: &str, client: &Client, screen: &Screen) -> Result<(), Failure> {
+    let worker: WorkerView = client
+        .get(&["workers", name], &[])
+        .await
+        .map_err(|failure| failure.remedy_when_missing(WHERE_TO_LOOK))?;
+    if screen.json() {
+        screen.value(&worker)
+    } else {
+        screen.table(&properties(&worker))
+    }
+}
+
+/// A worker, a property a line.
+pub(super) fn properties(worker: &WorkerView) -> Table {
+    Table::properties(vec![
+        ("worker", worker.name.clone()),
+        ("status", worker.status.clone()),
+        ("batch", worker.batch.clone()),
+        ("concurrency", worker.concurrency.to_string()),
+        ("prefetch", worker.prefetch.to_string()),
+        ("running", worker.running.to_string()),
+        ("accepted", worker.accepted.to_string()),
+        ("host", worker.hostname.clone()),
+        ("cores", worker.cores.to_string()),
+        (
+            "memory",
+            size(u64::try_from(worker.memory_bytes).unwrap_or(0)),
+        ),
+        ("version", worker.program_version.clone()),
+        ("last contact", time(worker.last_contact_at)),
+        ("created", time(worker.created_at)),
+        ("id", worker.worker_id.to_string()),
+    ])
+}
