@@ -55,8 +55,6 @@ pub struct BrokerSettings {
     pub url: SecretUrl,
     /// Kind of the batches' queues: classic or quorum.
     pub queue_type: QueueType,
-    /// How many bytes of output may wait in the broker; beyond, output waits at the workers.
-    pub output_queue_bytes: u64,
 }
 
 impl Default for BrokerSettings {
@@ -64,7 +62,6 @@ impl Default for BrokerSettings {
         Self {
             url: SecretUrl::new("amqp://guest:guest@127.0.0.1:5672/%2f"),
             queue_type: QueueType::Classic,
-            output_queue_bytes: 64 * 1024 * 1024,
         }
     }
 }
@@ -228,12 +225,6 @@ impl Settings {
             u64::from(self.database.pool_size),
             2,
             100,
-        )?;
-        range(
-            "broker.output_queue_bytes",
-            self.broker.output_queue_bytes,
-            1 << 20,
-            1 << 40,
         )?;
         range(
             "server.http_threads",

@@ -1,0 +1,315 @@
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+
+use scitq_broker::{BrokerError, Channel, Consumer, ConsumerEnd, Delivery, DeliveryTag, PublishFailure};
+use scitq_shared::ids::Epoch;
+use scitq_shared::names::WorkerName;
+use scitq_shared::protocol::{ControlCommand, InventoryItem, WorkerEvent, WorkerMessage};
+use tokio_util::sync::CancellationToken;
+
+use super::inventory::{Answer, compare};
+use super::project::{Happening, SideEffects, needs, project};
+use super::read::{dead_letter, next_batch, output_chunk, state_event};
+use crate::control::ControlSender;
+use crate::db::{Database, DbError, Loaded, NewChunk, Projected};
+use crate::dispatch::{DispatchInput, DispatchSender};
+use crate::notices::{Notice, Notices};
+use crate::patience::patiently;
+
+/// Why the leader cannot go on as it is: it begins anew.
+#[derive(Debug, thiserror::Error)]
+pub enum Consumed {
+    /// The server stops, or this term of leadership has ended elsewhere.
+    #[error("this term of leadership is over")]
+    Stopped,
+    /// Another server leads.
+    #[error("another server has taken over the leadership")]
+    Fenced,
+    /// Something of the broker's has ended.
+    #[error("the broker: {0}")]
+    Broker(String),
+    /// The database refuses what it must not refuse.
+    #[error("the database: {0}")]
+    Database(DbError),
+}
+
+impl From<ConsumerEnd> for Consumed {
+    fn from(end: ConsumerEnd) -> Self {
+        Self::Broker(match end {
+            ConsumerEnd::CancelledByBroker => "it has cancelled a consumer of the event queues".to_owned(),
+            ConsumerEnd::ChannelClosed(error) | ConsumerEnd::ConnectionLost(error) => error.to_string(),
+        })
+    }
+}
+
+impl From<BrokerError> for Consumed {
+    fn from(error: BrokerError) -> Self {
+        Self::Broker(error.to_string())
+    }
+}
+
+impl From<PublishFailure> for Consumed {
+    fn from(failure: PublishFailure) -> Self {
+        Self::Broker(failure.to_string())
+    }
+}
+
+impl From<DbError> for Consumed {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Fenced => Self::Fenced,
+            other => Self::Database(other),
+        }
+    }
+}
+
+/// Applies state events and output, a transaction a batch, and acks after the commit.
+pub struct EventsConsumer {
+    /// Where things are applied.
+    pub database: Database,
+    /// The leader's epoch.
+    pub epoch: Epoch,
+    /// Channel of `state`; acks are cumulative, so each consumer has its own.
+    pub state_channel: Channel,
+    /// Consumer of the state queue.
+    pub state: Consumer,
+    /// Channel of `output`.
+    pub output_channel: Channel,
+    /// Consumer of the output queue.
+    pub output: Consumer,
+    /// Tells workers what was applied.
+    pub control: ControlSender,
+    /// Tells the dispatcher of room and of newly pending tasks.
+    pub dispatcher: DispatchSender,
+    /// Tells waiting requests.
+    pub notices: Notices,
+    /// Ends the work between two batches.
+    pub stop: CancellationToken,
+}
+
+/// One message of a batch, ready to be applied.
+enum Item {
+    Happening(Happening, usize),
+    Chunk(NewChunk, usize),
+}
+
+impl EventsConsumer {
+    /// Works until something ends.
+    pub async fn run(mut self) -> Result<Infallible, Consumed> {
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Consumed::Stopped),
+                batch = next_batch(&mut self.state, &mut self.output) => batch?,
+            };
+            let mut items = Vec::with_capacity(batch.state.len() + batch.output.len());
+            // Output first: an end that comes in the same batch then finds its output complete.
+            for (index, delivery) in batch.output.iter().enumerate() {
+                match output_chunk(delivery) {
+                    Ok(chunk) => items.push(Item::Chunk(chunk, index)),
+                    Err(reason) => dead_letter(&self.output_channel, delivery, &reason).await?,
+                }
+            }
+            for (index, delivery) in batch.state.iter().enumerate() {
+                let message = match state_event(delivery) {
+                    Ok(message) => message,
+                    Err(reason) => {
+                        dead_letter(&self.state_channel, delivery, &reason).await?;
+                        continue;
+                    }
+                };
+                match Happening::of(&message) {
+                    Ok(Some(happening)) => items.push(Item::Happening(happening, index)),
+                    Ok(None) => {
+                        // Everything that its worker said before it speaks of itself comes first.
+                        self.store(std::mem::take(&mut items), &batch.state, &batch.output).await?;
+                        self.about_worker(message).await?;
+                    }
+                    Err(reason) => dead_letter(&self.state_channel, delivery, &reason).await?,
+                }
+            }
+            self.store(items, &batch.state, &batch.output).await?;
+            ack(&self.state_channel, batch.state.last().map(|delivery| delivery.tag)).await?;
+            ack(&self.output_channel, batch.output.last().map(|delivery| delivery.tag)).await?;
+        }
+    }
+
+    /// Applies items in one transaction. What the database refuses is isolated by halving, and dead-lettered.
+    async fn store(&mut self, items: Vec<Item>, state: &[Delivery], output: &[Delivery]) -> Result<(), Consumed> {
+        let mut parts = vec![items];
+        while let Some(mut items) = parts.pop() {
+            if items.is_empty() {
+                continue;
+            }
+            match self.store_at_once(&items).await {
+                Ok((projected, effects)) => self.follow_up(projected, effects).await?,
+                Err(Consumed::Database(error)) if items.len() > 1 => {
+                    tracing::debug!(%error, items = items.len(), "the database refused a batch of events; it is halved");
+                    let second = items.split_off(items.len() / 2);
+                    parts.push(second);
+                    parts.push(items);
+                }
+                Err(Consumed::Database(error)) => {
+                    for item in &items {
+                        let (channel, delivery) = match item {
+                            Item::Happening(_, index) => (&self.state_channel, state.get(*index)),
+                            Item::Chunk(_, index) => (&self.output_channel, output.get(*index)),
+                        };
+                        if let Some(delivery) = delivery {
+                            dead_letter(channel, delivery, &error.to_string()).await?;
+                        }
+                    }
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(())
+    }
+
+    /// One transaction; waits as long as the database is away. `Consumed::Database` is the data's fault.
+    async fn store_at_once(&self, items: &[Item]) -> Result<(Projected, SideEffects), Consumed> {
+        let happenings: Vec<Happening> = items
+            .iter()
+            .filter_map(|item| match item {
+                Item::Happening(happening, _) => Some(happening.clone()),
+                Item::Chunk(..) => None,
+            })
+            .collect();
+        let needs = needs(&happenings);
+        let mut effects = SideEffects::default();
+        let projected = patiently!(&self.stop, "the events consumer", {
+            let chunks = items.iter().filter_map(|item| match item {
+                Item::Chunk(chunk, _) => Some(chunk.clone()),
+                Item::Happening(..) => None,
+            });
+            let decide = |loaded: &Loaded| {
+                let (projection, side_effects) = project(loaded, &happenings);
+                effects = side_effects;
+                projection
+            };
+            self.database.project(self.epoch, &needs, chunks.collect(), decide).await
+        })?;
+        Ok((projected, effects))
+    }
+
+    /// What follows a commit.
+    async fn follow_up(&self, projected: Projected, effects: SideEffects) -> Result<(), Consumed> {
+        for refused in &effects.refused {
+            tracing::warn!("an event makes no sense and is left out: {refused}");
+        }
+        if !effects.room.is_empty() {
+            self.dispatcher.send(DispatchInput::Room(effects.room)).await;
+        }
+        if !projected.newly_pending.is_empty() {
+            let batches: BTreeSet<_> = projected.newly_pending.into_keys().collect();
+            self.dispatcher.send(DispatchInput::Pending(batches)).await;
+        }
+        self.control.stop(effects.stop).await?;
+        self.control.applied(projected.complete).await?;
+        if effects.tasks_changed {
+            self.notices.tell(Notice::Tasks);
+        }
+        if !projected.executions.is_empty() {
+            let attempts = projected.executions.iter().map(|(attempt, _)| *attempt).collect();
+            self.notices.tell(Notice::Output(attempts));
+        }
+        Ok(())
+    }
+
+    async fn about_worker(&mut self, message: WorkerMessage) -> Result<(), Consumed> {
+        match message.event {
+            WorkerEvent::Hello(ref hello) => {
+                let greeted = patiently!(
+                    &self.stop,
+                    "a worker's hello",
+                    self.database.greet(self.epoch, &message.worker, message.incarnation, hello).await
+                )?;
+                tracing::info!(
+                    worker = %message.worker,
+                    incarnation = %message.incarnation,
+                    batch = %greeted.desired.batch,
+                    concurrency = greeted.desired.concurrency,
+                    known = greeted.known,
+                    "a worker says hello"
+                );
+                self.lose_unknown(&message, &hello.inventory).await?;
+                // The dispatcher makes the queue first, so that the worker finds it.
+                let desired = greeted.desired;
+                self.dispatcher
+                    .send(DispatchInput::Greeted {
+                        worker: message.worker,
+                        desired,
+                    })
+                    .await;
+            }
+            WorkerEvent::Goodbye { ref reason } => {
+                tracing::info!(worker = %message.worker, reason, "a worker says goodbye");
+                patiently!(
+                    &self.stop,
+                    "a worker's goodbye",
+                    self.database.farewell(self.epoch, &message.worker, message.incarnation).await
+                )?;
+                self.dispatcher.send(DispatchInput::WorkersChanged).await;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Attempts that a worker should hold and does not know are lost at once (D9).
+    async fn lose_unknown(
+        &mut self,
+        message: &WorkerMessage,
+        inventory: &[InventoryItem],
+    ) -> Result<(), Consumed> {
+        let ids: Vec<_> = inventory.iter().map(|item| item.attempt).collect();
+        let held = patiently!(
+            &self.stop,
+            "a worker's inventory",
+            self.database.held_attempts(&message.worker, message.incarnation, &ids).await
+        )?;
+        let answers = compare(&held, inventory, message.sequence);
+        let lost = lost_of(&answers, &message.worker);
+        let applied = answers.iter().filter_map(|answer| match answer {
+            Answer::Applied(attempt) => Some((message.worker.clone(), *attempt)),
+            _ => None,
+        });
+        self.control.applied(applied.collect()).await?;
+        let items = lost.into_iter().map(|happening| Item::Happening(happening, usize::MAX));
+        self.store(items.collect(), &[], &[]).await
+    }
+}
+
+/// The lost attempts among the answers, as happenings.
+pub(super) fn lost_of(answers: &[Answer], worker: &WorkerName) -> Vec<Happening> {
+    let lost = answers.iter().filter_map(|answer| match answer {
+        Answer::Lost { attempt, dispatch, task } => Some(Happening::Lost {
+            attempt: *attempt,
+            dispatch: *dispatch,
+            task: *task,
+            detail: format!("worker {worker} does not know this attempt any more"),
+        }),
+        _ => None,
+    });
+    lost.collect()
+}
+
+/// The command that asks a worker to send again what is lacking.
+pub(super) fn resend_of(answer: &Answer) -> Option<ControlCommand> {
+    match answer {
+        Answer::Resend { attempt, end, stdout_from, stderr_from } => Some(ControlCommand::Resend {
+            attempt: *attempt,
+            end: *end,
+            stdout_from: *stdout_from,
+            stderr_from: *stderr_from,
+        }),
+        _ => None,
+    }
+}
+
+async fn ack(channel: &Channel, tag: Option<DeliveryTag>) -> Result<(), BrokerError> {
+    match tag {
+        Some(tag) => channel.ack_up_to(tag).await,
+        None => Ok(()),
+    }
+}

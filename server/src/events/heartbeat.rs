@@ -1,0 +1,192 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use scitq_broker::{Channel, Consumer};
+use scitq_shared::ids::{AttemptId, Epoch};
+use scitq_shared::names::WorkerName;
+use scitq_shared::protocol::{AttemptPhase, ControlCommand, Heartbeat, ProtocolError, decode};
+use tokio_util::sync::CancellationToken;
+
+use super::consume::{Consumed, lost_of, resend_of};
+use super::inventory::{Answer, compare};
+use super::project::{needs, project};
+use super::read::dead_letter;
+use crate::control::ControlSender;
+use crate::db::Database;
+use crate::dispatch::{DispatchInput, DispatchSender};
+use crate::notices::{Notice, Notices};
+
+/// How long an ended attempt may stand in inventories before the server asks for what it lacks: what is on its way in
+/// the queues has long arrived by then.
+const ASK_AFTER: Duration = Duration::from_secs(15);
+/// Most heartbeats handled at once.
+const MAX_BATCH: usize = 256;
+
+/// The workers that the leader has heard of and that have not been silent for long since. Shared with the check for
+/// silent ones.
+#[derive(Clone, Debug, Default)]
+pub struct Present(Arc<Mutex<BTreeSet<WorkerName>>>);
+
+impl Present {
+    /// A worker was heard; true when it was not present before.
+    pub fn insert(&self, worker: WorkerName) -> bool {
+        self.lock().insert(worker)
+    }
+
+    /// A worker is offline.
+    pub fn remove(&self, worker: &WorkerName) {
+        self.lock().remove(worker);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<WorkerName>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Reads heartbeats: notes that their workers live, and answers their inventories.
+pub struct HeartbeatConsumer {
+    /// Where things are noted.
+    pub database: Database,
+    /// The leader's epoch.
+    pub epoch: Epoch,
+    /// Channel of the consumer.
+    pub channel: Channel,
+    /// Consumer of the heartbeat queue.
+    pub consumer: Consumer,
+    /// Answers workers.
+    pub control: ControlSender,
+    /// Told when a worker is back.
+    pub dispatcher: DispatchSender,
+    /// Tells waiting requests.
+    pub notices: Notices,
+    /// Workers heard of in this session and not offline since.
+    pub present: Present,
+    /// Since when attempts stand in inventories as ended.
+    pub ended_since: BTreeMap<AttemptId, Instant>,
+    /// Ends the work between two batches.
+    pub stop: CancellationToken,
+}
+
+impl HeartbeatConsumer {
+    /// Works until something ends.
+    pub async fn run(mut self) -> Result<Infallible, Consumed> {
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Consumed::Stopped),
+                delivery = self.consumer.next() => delivery?,
+            };
+            let mut deliveries = vec![first];
+            while deliveries.len() < MAX_BATCH {
+                let Some(delivery) = self.consumer.try_next() else { break };
+                deliveries.push(delivery);
+            }
+            let last = deliveries.last().map(|delivery| delivery.tag);
+            // Only the newest word of each worker counts.
+            let mut newest = BTreeMap::new();
+            for delivery in &deliveries {
+                match decode::<Heartbeat>(&delivery.body) {
+                    Ok(heartbeat) => {
+                        newest.insert((heartbeat.worker.clone(), heartbeat.incarnation), heartbeat);
+                    }
+                    Err(error) => {
+                        let error: ProtocolError = error;
+                        dead_letter(&self.channel, delivery, &error.to_string()).await?;
+                    }
+                }
+            }
+            match self.note(newest.into_values().collect()).await {
+                Ok(()) => {}
+                // A heartbeat is not worth waiting for: the next one comes.
+                Err(Consumed::Database(error)) if error.is_transient() => {
+                    tracing::warn!(%error, "heartbeats cannot be noted now");
+                }
+                Err(other) => return Err(other),
+            }
+            if let Some(tag) = last {
+                self.channel.ack_up_to(tag).await?;
+            }
+        }
+    }
+
+    async fn note(&mut self, heartbeats: Vec<Heartbeat>) -> Result<(), Consumed> {
+        let workers: Vec<_> = heartbeats.iter().map(|h| (h.worker.clone(), h.incarnation)).collect();
+        let unknown = self.database.heard_from(self.epoch, &workers).await?;
+        for worker in unknown {
+            tracing::debug!(%worker, "a heartbeat of a worker whose hello has not been applied");
+        }
+        let mut came = false;
+        for heartbeat in &heartbeats {
+            came |= self.present.insert(heartbeat.worker.clone());
+        }
+        if came {
+            self.dispatcher.send(DispatchInput::WorkersChanged).await;
+        }
+        for heartbeat in heartbeats {
+            self.answer(&heartbeat).await?;
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, heartbeat: &Heartbeat) -> Result<(), Consumed> {
+        let ids: Vec<_> = heartbeat.inventory.iter().map(|item| item.attempt).collect();
+        let held = self.database.held_attempts(&heartbeat.worker, heartbeat.incarnation, &ids).await?;
+        let answers = compare(&held, &heartbeat.inventory, heartbeat.sequence);
+        let lost = lost_of(&answers, &heartbeat.worker);
+        if !lost.is_empty() {
+            let projected = self
+                .database
+                .project(self.epoch, &needs(&lost), Vec::new(), |loaded| project(loaded, &lost).0)
+                .await?;
+            let batches = projected.newly_pending.into_keys().collect();
+            self.dispatcher.send(DispatchInput::Pending(batches)).await;
+            self.notices.tell(Notice::Tasks);
+        }
+        let (mut applied, mut stop) = (Vec::new(), Vec::new());
+        for answer in &answers {
+            match answer {
+                Answer::Applied(attempt) => applied.push((heartbeat.worker.clone(), *attempt)),
+                Answer::Stop(attempt) => stop.push((heartbeat.worker.clone(), *attempt)),
+                Answer::Resend { attempt, .. } if self.waited_enough(*attempt) => {
+                    if let Some(command) = resend_of(answer) {
+                        self.tell(heartbeat, command).await?;
+                    }
+                }
+                Answer::Lost { .. } | Answer::Resend { .. } => {}
+            }
+        }
+        self.forget_applied(heartbeat, &applied);
+        self.control.applied(applied).await?;
+        self.control.stop(stop).await?;
+        Ok(())
+    }
+
+    async fn tell(&self, heartbeat: &Heartbeat, command: ControlCommand) -> Result<(), Consumed> {
+        Ok(self.control.tell(&heartbeat.worker, command).await?)
+    }
+
+    /// True once an attempt has stood in inventories long enough; then the time starts again.
+    fn waited_enough(&mut self, attempt: AttemptId) -> bool {
+        let now = Instant::now();
+        let since = self.ended_since.entry(attempt).or_insert(now);
+        let enough = now.duration_since(*since) >= ASK_AFTER;
+        if enough {
+            *since = now;
+        }
+        enough
+    }
+
+    /// Keeps the map from growing: what was applied, and what no inventory has named for long, is forgotten.
+    fn forget_applied(&mut self, heartbeat: &Heartbeat, applied: &[(WorkerName, AttemptId)]) {
+        for (_, attempt) in applied {
+            self.ended_since.remove(attempt);
+        }
+        let named = |attempt: &AttemptId| {
+            let mut items = heartbeat.inventory.iter();
+            items.any(|item| item.attempt == *attempt && item.phase == AttemptPhase::Ended)
+        };
+        self.ended_since.retain(|attempt, since| since.elapsed() < ASK_AFTER * 4 || named(attempt));
+    }
+}

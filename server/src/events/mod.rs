@@ -1,0 +1,15 @@
+//! What workers report, applied to the database in batches (D9).
+//!
+//! [`project`] decides in memory what a batch of reports changes, [`inventory`] what a worker's list of attempts says,
+//! [`consume`] reads the queues, has the database store the decisions in one transaction, and acks after the commit.
+
+mod consume;
+mod heartbeat;
+mod inventory;
+mod project;
+mod read;
+
+pub use consume::{Consumed, EventsConsumer};
+pub use heartbeat::{HeartbeatConsumer, Present};
+pub use inventory::{Answer, compare};
+pub use project::{Happening, SideEffects, needs, project};
