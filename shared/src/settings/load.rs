@@ -550,6 +550,25 @@ mod tests {
         );
     }
 
+    /// The sample file is valid, names every key that has one default for all machines, and holds the defaults.
+    #[test]
+    fn the_sample_file_holds_the_defaults() {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/scitq.toml");
+        let loaded = Loader::new()
+            .config(Some(sample.into()))
+            .environment(NOTHING)
+            .load()
+            .unwrap();
+        assert_eq!(loaded.settings, Settings::default());
+        let keys = shape().into_iter().flat_map(|(section, keys)| {
+            keys.into_keys().map(move |key| format!("{section}.{key}"))
+        });
+        let missing: Vec<String> = keys
+            .filter(|key| !loaded.origins.contains_key(key))
+            .collect();
+        assert_eq!(missing, ["worker.concurrency", "worker.name"]);
+    }
+
     #[test]
     fn secrets_are_masked_when_shown() {
         let variables = [
