@@ -4,15 +4,35 @@
 //! compiled once for each; what a dialect lacks lies in `postgres/` and `sqlite/`. Every write of the leader names its
 //! epoch and is refused with [`DbError::Fenced`] once another server leads (D12).
 
+mod address;
+mod chunk_plan;
 mod claim;
+mod connections;
 mod created;
+mod decider;
 mod error;
+mod execution_row;
+mod failure;
 mod filter;
 mod known_worker;
+mod lacking;
+mod migrate_versions;
+mod postgres;
 mod projection;
+mod projection_plan;
+mod rows;
+mod schema;
+mod sqlite;
 mod stored_output;
+mod tally;
+mod task_row;
+mod task_state;
+mod value;
 
+use std::fmt;
 use std::time::Duration;
+
+use address::Address;
 
 pub use claim::{BatchLoad, Claim};
 pub use created::Created;
@@ -31,83 +51,152 @@ use scitq_shared::secret::SecretUrl;
 use scitq_shared::submit::ValidTask;
 use scitq_shared::worker::DesiredState;
 pub use stored_output::{OutputState, StoredChunk, StreamState};
+use decider::Decider;
+use tokio::runtime::Handle;
 
 /// The database, shared: clones use the same connections.
-#[derive(Clone, Debug)]
-pub struct Database {}
+///
+/// Each call runs as a task of its own on the runtime that connected. So a call that is dropped (a client that hangs up,
+/// a timeout) is still carried to its end, and no connection is left in the middle of a transaction.
+#[derive(Clone)]
+pub struct Database {
+    backend: Backend,
+    runtime: Handle,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Postgres(postgres::Pool),
+    Sqlite(sqlite::Pool),
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Database").field(&self.address()).finish()
+    }
+}
+
+/// Calls a query of the backend in use, as a task of its own. The arguments are moved into it.
+macro_rules! call {
+    ($database:expr, $query:ident($($argument:expr),*)) => {
+        match &$database.backend {
+            Backend::Postgres(pool) => {
+                let pool = pool.clone();
+                run(&$database.runtime, async move { postgres::queries::$query(&pool, $($argument),*).await }).await
+            }
+            Backend::Sqlite(pool) => {
+                let pool = pool.clone();
+                run(&$database.runtime, async move { sqlite::queries::$query(&pool, $($argument),*).await }).await
+            }
+        }
+    };
+}
+
+/// Runs a call to its end, whether or not its caller waits for it.
+async fn run<T, E>(runtime: &Handle, call: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<DbError> + Send + 'static,
+{
+    finished(runtime.spawn(call).await)
+}
+
+/// The outcome of a call that ran as a task; a panic in it goes on in the caller.
+fn finished<T, E: From<DbError>>(outcome: Result<Result<T, E>, tokio::task::JoinError>) -> Result<T, E> {
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(DbError::Connection { reason: "the program is shutting down".to_owned() }.into()),
+        },
+    }
+}
 
 impl Database {
     /// Connects, and brings the schema up to date. One attempt of at most ten seconds.
     ///
     /// `url` is `postgres://…`, `postgresql://…` or `sqlite:PATH`; `pool_size` is the most connections kept.
     pub async fn connect(url: &SecretUrl, pool_size: usize) -> Result<Self, DbError> {
-        todo!("{url} {pool_size}")
+        let runtime = Handle::current();
+        let backend = match address::parse(url)? {
+            Address::Postgres(text) => Backend::Postgres(postgres::Pool::connect(&text, url.masked(), pool_size).await?),
+            Address::Sqlite(path) => Backend::Sqlite(sqlite::Pool::connect(&path, url.masked(), pool_size).await?),
+        };
+        Ok(Self { backend, runtime })
     }
 
     /// Where the database is, password masked.
     pub fn address(&self) -> String {
-        todo!()
+        match &self.backend {
+            Backend::Postgres(pool) => pool.address().to_owned(),
+            Backend::Sqlite(pool) => pool.address().to_owned(),
+        }
     }
 
     /// Asks the database for a sign of life.
     pub async fn ping(&self) -> Result<(), DbError> {
-        todo!()
+        call!(self, ping())
     }
 
     /// Stores new tasks, all or none, and creates their batches. Answers in the order of submission, in which the ids
     /// ascend; an idempotency key seen before (also earlier in the same request) answers the task that has it.
     pub async fn submit(&self, tasks: Vec<ValidTask>) -> Result<Vec<Created>, SubmitError> {
-        todo!("{tasks:?}")
+        call!(self, submit(&tasks))
     }
 
     /// One task.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskView>, DbError> {
-        todo!("{id}")
+        call!(self, task(id))
     }
 
     /// A page of tasks, by id.
     pub async fn tasks(&self, filter: &TaskFilter, page: &PageRequest) -> Result<Vec<TaskView>, DbError> {
-        todo!("{filter:?} {page:?}")
+        let (filter, page) = (filter.clone(), page.clone());
+        call!(self, tasks(&filter, &page))
     }
 
     /// One execution.
     pub async fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionView>, DbError> {
-        todo!("{id}")
+        call!(self, execution(id))
     }
 
     /// A page of executions, by id.
     pub async fn executions(&self, filter: &ExecutionFilter, page: &PageRequest) -> Result<Vec<ExecutionView>, DbError> {
-        todo!("{filter:?} {page:?}")
+        let (filter, page) = (filter.clone(), page.clone());
+        call!(self, executions(&filter, &page))
     }
 
     /// All batches with their counters, by name.
     pub async fn batches(&self) -> Result<Vec<BatchView>, DbError> {
-        todo!()
+        call!(self, batches())
     }
 
     /// One batch.
     pub async fn batch(&self, name: &str) -> Result<Option<BatchView>, DbError> {
-        todo!("{name}")
+        let name = name.to_owned();
+        call!(self, batch(&name))
     }
 
     /// How far these tasks are. Unknown ids are not counted.
     pub async fn progress_of_tasks(&self, ids: &[i64]) -> Result<Progress, DbError> {
-        todo!("{ids:?}")
+        let ids = ids.to_vec();
+        call!(self, progress_of_tasks(&ids))
     }
 
     /// All workers, by id.
     pub async fn workers(&self) -> Result<Vec<WorkerView>, DbError> {
-        todo!()
+        call!(self, workers())
     }
 
     /// One worker.
     pub async fn worker(&self, name: &str) -> Result<Option<WorkerView>, DbError> {
-        todo!("{name}")
+        let name = name.to_owned();
+        call!(self, worker(&name))
     }
 
     /// How much of an execution's output is stored.
     pub async fn output_state(&self, execution: ExecutionId) -> Result<Option<OutputState>, DbError> {
-        todo!("{execution}")
+        call!(self, output_state(execution))
     }
 
     /// The chunks of a stream that contain or follow `offset`, in order, at most `max_chunks`.
@@ -118,28 +207,30 @@ impl Database {
         offset: u64,
         max_chunks: usize,
     ) -> Result<Vec<StoredChunk>, DbError> {
-        todo!("{attempt} {stream} {offset} {max_chunks}")
+        call!(self, output_chunks(attempt, stream, offset, max_chunks))
     }
 
     /// Takes the leadership: every write under an earlier epoch is refused from now on.
     pub async fn take_leadership(&self, leader: &str) -> Result<Epoch, DbError> {
-        todo!("{leader}")
+        let leader = leader.to_owned();
+        call!(self, take_leadership(&leader))
     }
 
     /// Fills a batch's dispatch window: takes pending tasks, highest priority and then lowest id first, until `window`
     /// dispatches are not yet accepted, and gives each a new dispatch (D3).
     pub async fn claim(&self, epoch: Epoch, batch: &BatchName, window: usize) -> Result<Claim, DbError> {
-        todo!("{epoch} {batch} {window}")
+        let batch = batch.clone();
+        call!(self, claim(epoch, &batch, window))
     }
 
     /// The batches that have anything pending or assigned, by name.
     pub async fn dispatchable(&self) -> Result<Vec<(BatchName, BatchLoad)>, DbError> {
-        todo!()
+        call!(self, dispatchable())
     }
 
     /// Takes back every dispatch that is not accepted, for a broker that died with its process. Answers how many.
     pub async fn return_all_dispatches(&self, epoch: Epoch) -> Result<u64, DbError> {
-        todo!("{epoch}")
+        call!(self, return_all_dispatches(epoch))
     }
 
     /// Applies a batch of events in one transaction (D9, D11): locks and loads what `needs` names, asks `decide` what
@@ -156,8 +247,28 @@ impl Database {
     where
         F: FnMut(&Loaded) -> Projection + Send,
     {
-        decide(&Loaded::default());
-        todo!("{epoch} {needs:?} {chunks:?}")
+        let (decider, mut questions) = Decider::new();
+        let needs = needs.clone();
+        let mut running = match &self.backend {
+            Backend::Postgres(pool) => {
+                let pool = pool.clone();
+                self.runtime.spawn(async move { postgres::queries::project(&pool, epoch, &needs, &chunks, &decider).await })
+            }
+            Backend::Sqlite(pool) => {
+                let pool = pool.clone();
+                self.runtime.spawn(async move { sqlite::queries::project(&pool, epoch, &needs, &chunks, &decider).await })
+            }
+        };
+        loop {
+            tokio::select! {
+                Some((loaded, answer)) = questions.recv() => {
+                    let projection = decide(&loaded);
+                    // Nobody listens when the transaction has been given up meanwhile: its outcome says why.
+                    let _ = answer.send((projection, loaded));
+                }
+                outcome = &mut running => return finished(outcome),
+            }
+        }
     }
 
     /// Registers a worker that says hello. A known one keeps what the server holds for it; it is running or paused
@@ -169,7 +280,8 @@ impl Database {
         incarnation: IncarnationId,
         hello: &Hello,
     ) -> Result<Greeted, DbError> {
-        todo!("{epoch} {worker} {incarnation} {hello:?}")
+        let (worker, hello) = (worker.clone(), hello.clone());
+        call!(self, greet(epoch, &worker, incarnation, &hello))
     }
 
     /// Notes signs of life, at the database's time; offline workers are running or paused again. Answers those that are
@@ -179,12 +291,13 @@ impl Database {
         epoch: Epoch,
         workers: &[(WorkerName, IncarnationId)],
     ) -> Result<Vec<WorkerName>, DbError> {
-        todo!("{epoch} {workers:?}")
+        let workers = workers.to_vec();
+        call!(self, heard_from(epoch, &workers))
     }
 
     /// Sets workers offline that were silent for longer than `silent_for` by the database's clock. Answers them.
     pub async fn set_offline(&self, epoch: Epoch, silent_for: Duration) -> Result<Vec<WorkerName>, DbError> {
-        todo!("{epoch} {silent_for:?}")
+        call!(self, set_offline(epoch, silent_for))
     }
 
     /// A worker ends on purpose: it is offline. Nothing happens when another incarnation has the name now.
@@ -194,12 +307,14 @@ impl Database {
         worker: &WorkerName,
         incarnation: IncarnationId,
     ) -> Result<(), DbError> {
-        todo!("{epoch} {worker} {incarnation}")
+        let worker = worker.clone();
+        call!(self, farewell(epoch, &worker, incarnation))
     }
 
     /// Changes what a worker is to be, under a new version. `None` when there is no such worker.
     pub async fn change_worker(&self, name: &str, change: &WorkerChange) -> Result<Option<DesiredState>, DbError> {
-        todo!("{name} {change:?}")
+        let (name, change) = (name.to_owned(), change.clone());
+        call!(self, change_worker(&name, &change))
     }
 
     /// What the database holds against a worker's inventory.
@@ -209,21 +324,22 @@ impl Database {
         incarnation: IncarnationId,
         attempts: &[AttemptId],
     ) -> Result<HeldAttempts, DbError> {
-        todo!("{worker} {incarnation} {attempts:?}")
+        let (worker, attempts) = (worker.clone(), attempts.to_vec());
+        call!(self, held_attempts(&worker, incarnation, &attempts))
     }
 
     /// What the running workers of each batch can take, by batch.
     pub async fn batch_capacity(&self) -> Result<Vec<(BatchName, Capacity)>, DbError> {
-        todo!()
+        call!(self, batch_capacity())
     }
 
     /// Compares the counters with the tasks. Answers where they differ.
     pub async fn check_counters(&self) -> Result<Vec<CounterMismatch>, DbError> {
-        todo!()
+        call!(self, check_counters())
     }
 
     /// Sets the counters to what the tasks say. Answers what was wrong.
     pub async fn repair_counters(&self) -> Result<Vec<CounterMismatch>, DbError> {
-        todo!()
+        call!(self, repair_counters())
     }
 }

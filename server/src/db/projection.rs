@@ -38,7 +38,6 @@ pub struct LoadedTask {
     pub retries_left: u16,
     /// Revision of its definition.
     pub revision: Revision,
-    pub(super) row_version: i64,
 }
 
 /// An attempt that has an execution already.
@@ -125,4 +124,12 @@ pub struct Projected {
     pub complete: Vec<(WorkerName, AttemptId)>,
     /// Executions that were written or whose output grew.
     pub executions: Vec<(AttemptId, ExecutionId)>,
+}
+
+#[cfg(test)]
+impl LoadedTask {
+    /// A task as the database would load it, for tests of the projection.
+    pub(crate) fn new(id: TaskId, batch: BatchName, state: TaskState, retries_left: u16, revision: Revision) -> Self {
+        Self { id, batch, state, retries_left, revision, row_version: 1 }
+    }
 }

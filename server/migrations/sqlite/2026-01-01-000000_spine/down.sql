@@ -1,0 +1,10 @@
+DROP TABLE worker;
+DROP TABLE output_chunk;
+DROP TABLE output_stream;
+DROP TABLE execution;
+DROP TABLE requirement;
+DROP TABLE task_label;
+DROP TABLE task;
+DROP TABLE batch_counter;
+DROP TABLE batch;
+DROP TABLE leadership;

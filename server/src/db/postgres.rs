@@ -1,0 +1,14 @@
+//! PostgreSQL: connections, and the queries compiled for it.
+
+pub(super) mod dialect;
+mod migrate;
+mod pool;
+#[path = "queries/mod.rs"]
+pub(super) mod queries;
+
+pub(super) use pool::Pool;
+
+/// A connection.
+pub(super) type Conn = diesel_async::AsyncPgConnection;
+/// Diesel's backend.
+pub(super) type Backend = diesel::pg::Pg;

@@ -1,0 +1,43 @@
+//! What PostgreSQL says in its own way.
+
+use diesel::QueryResult;
+use diesel_async::{AnsiTransactionManager, TransactionManager};
+
+use super::Conn;
+use crate::db::rows::{BulkRow, Kind};
+
+/// Locks the rows of a SELECT for writing.
+pub(in crate::db) const FOR_UPDATE: &str = " FOR UPDATE";
+/// Locks the rows of a SELECT against writers.
+pub(in crate::db) const FOR_SHARE: &str = " FOR SHARE";
+/// The database's time, in UTC; the same throughout a transaction.
+pub(in crate::db) const NOW: &str = "timezone('utc', now())";
+/// Waits until nobody else repairs the counters, and lets nobody else until the end of the transaction.
+pub(in crate::db) const LOCK_REPAIR: Option<&str> = Some("LOCK TABLE batch_counter IN SHARE ROW EXCLUSIVE MODE");
+
+/// The FROM item named `r` that unfolds a parameter of JSON text: what stands before and behind the parameter.
+pub(in crate::db) fn unfold<R: BulkRow>() -> (&'static str, String) {
+    let columns: Vec<String> = R::COLUMNS
+        .iter()
+        .map(|(name, kind)| {
+            let kind = match kind {
+                Kind::BigInt => "bigint",
+                Kind::Integer => "integer",
+                Kind::Text => "text",
+                Kind::Bool => "boolean",
+                Kind::Time => "timestamp",
+            };
+            format!("{name} {kind}")
+        })
+        .collect();
+    ("jsonb_to_recordset(", format!("::jsonb) AS r({})", columns.join(", ")))
+}
+
+/// The database's time less a number of milliseconds, which is the parameter between the two parts.
+pub(in crate::db) const MILLISECONDS_AGO: (&str, &str) =
+    ("timezone('utc', now()) - make_interval(secs => CAST(", " AS double precision) / 1000)");
+
+/// Begins a transaction that writes: READ COMMITTED, rows are locked as they are read.
+pub(in crate::db) async fn begin(conn: &mut Conn) -> QueryResult<()> {
+    AnsiTransactionManager::begin_transaction(conn).await
+}

@@ -1,0 +1,42 @@
+//! The queries, written once and compiled once per backend: [`Conn`] is PostgreSQL's connection in one and SQLite's in
+//! the other.
+//!
+//! Every write runs in one transaction, which locks its rows in this order: the leadership, tasks by id, attempts by
+//! UUID, streams, and the counters last. What others' locks break off all the same is begun again.
+
+use super::{Backend, Conn, Pool, dialect};
+
+mod batches;
+mod changes;
+mod chunks;
+mod claim;
+mod condition;
+mod counters;
+mod executions;
+mod inventory;
+mod leadership;
+mod output;
+mod progress;
+mod project;
+mod requirements;
+mod statement;
+mod submit;
+mod tasks;
+mod transaction;
+mod upsert;
+mod worker_list;
+mod workers;
+
+pub(in crate::db) use batches::{batch, batches, dispatchable};
+pub(in crate::db) use claim::{claim, return_all_dispatches};
+pub(in crate::db) use counters::{check_counters, repair_counters};
+pub(in crate::db) use executions::{execution, executions};
+pub(in crate::db) use inventory::held_attempts;
+pub(in crate::db) use leadership::{ping, take_leadership};
+pub(in crate::db) use output::{output_chunks, output_state};
+pub(in crate::db) use progress::progress_of_tasks;
+pub(in crate::db) use project::project;
+pub(in crate::db) use submit::submit;
+pub(in crate::db) use tasks::{task, tasks};
+pub(in crate::db) use worker_list::{batch_capacity, worker, workers};
+pub(in crate::db) use workers::{change_worker, farewell, greet, heard_from, set_offline};

@@ -1,0 +1,274 @@
+use std::time::Duration;
+
+use diesel::sql_types::{BigInt, Bool, Integer, Text};
+use scitq_shared::ids::{Epoch, IncarnationId};
+use scitq_shared::names::WorkerName;
+use scitq_shared::protocol::Hello;
+use scitq_shared::worker::DesiredState;
+
+use super::leadership::fence;
+use super::statement::{Statement, read_for};
+use super::submit::create_batches;
+use super::transaction::transaction;
+use super::{Conn, Pool, dialect};
+use crate::db::rows::SignOfLifeRow;
+use crate::db::value::{number, parse};
+use crate::db::{DbError, Greeted, WorkerChange};
+
+/// What the server holds for a worker.
+#[derive(diesel::QueryableByName)]
+struct HeldRow {
+    #[diesel(sql_type = Text)]
+    batch: String,
+    #[diesel(sql_type = Integer)]
+    concurrency: i32,
+    #[diesel(sql_type = Integer)]
+    prefetch: i32,
+    #[diesel(sql_type = Bool)]
+    paused: bool,
+    #[diesel(sql_type = BigInt)]
+    desired_version: i64,
+    #[diesel(sql_type = Text)]
+    incarnation: String,
+}
+
+impl HeldRow {
+    fn desired(&self) -> Result<DesiredState, DbError> {
+        let slots = |column: &str, value: i32| {
+            u16::try_from(value).map_err(|_| DbError::Corrupt { reason: format!("worker.{column} is {value}") })
+        };
+        Ok(DesiredState {
+            version: self.desired_version,
+            batch: parse("worker.batch", &self.batch)?,
+            concurrency: slots("concurrency", self.concurrency)?,
+            prefetch: slots("prefetch", self.prefetch)?,
+            paused: self.paused,
+        })
+    }
+}
+
+/// A worker's row, locked.
+async fn held(conn: &mut Conn, name: &str) -> Result<Option<HeldRow>, DbError> {
+    let statement = Statement::new(
+        "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation FROM worker WHERE name = ",
+    )
+    .text(name)
+    .sql(dialect::FOR_UPDATE);
+    Ok(statement.read(conn).await?.pop())
+}
+
+pub(in crate::db) async fn greet(
+    pool: &Pool,
+    epoch: Epoch,
+    worker: &WorkerName,
+    incarnation: IncarnationId,
+    hello: &Hello,
+) -> Result<Greeted, DbError> {
+    transaction!(pool, |conn| greet_once(conn, epoch, worker, incarnation, hello))
+}
+
+async fn greet_once(
+    conn: &mut Conn,
+    epoch: Epoch,
+    worker: &WorkerName,
+    incarnation: IncarnationId,
+    hello: &Hello,
+) -> Result<Greeted, DbError> {
+    fence(conn, epoch).await?;
+    let known = held(conn, worker.as_str()).await?;
+    let desired = match &known {
+        Some(row) => row.desired()?,
+        None => DesiredState { version: 1, ..hello.initial.clone() },
+    };
+    create_batches(conn, std::iter::once(&desired.batch)).await?;
+    let cores = i64::from(i32::try_from(hello.cores).unwrap_or(i32::MAX));
+    let statement = if known.is_some() {
+        Statement::new("UPDATE worker SET status = CASE WHEN paused THEN 'paused' ELSE 'running' END, hostname = ")
+            .text(&hello.hostname)
+            .sql(", program_version = ")
+            .text(&hello.program_version)
+            .sql(", incarnation = ")
+            .text(&incarnation.to_string())
+            .sql(", cores = CAST(")
+            .number(cores)
+            .sql(" AS integer), memory_bytes = ")
+            .number(number(hello.memory_bytes))
+            .sql(", last_contact_at = ")
+            .sql(dialect::NOW)
+            .sql(" WHERE name = ")
+            .text(worker.as_str())
+    } else {
+        Statement::new(
+            "INSERT INTO worker (name, hostname, program_version, incarnation, batch, status, concurrency, prefetch, \
+             paused, desired_version, cores, memory_bytes, last_contact_at, created_at) VALUES (",
+        )
+        .text(worker.as_str())
+        .sql(", ")
+        .text(&hello.hostname)
+        .sql(", ")
+        .text(&hello.program_version)
+        .sql(", ")
+        .text(&incarnation.to_string())
+        .sql(", ")
+        .text(desired.batch.as_str())
+        .sql(if desired.paused { ", 'paused', CAST(" } else { ", 'running', CAST(" })
+        .number(i64::from(desired.concurrency))
+        .sql(" AS integer), CAST(")
+        .number(i64::from(desired.prefetch))
+        .sql(if desired.paused { " AS integer), true, " } else { " AS integer), false, " })
+        .number(desired.version)
+        .sql(", CAST(")
+        .number(cores)
+        .sql(" AS integer), ")
+        .number(number(hello.memory_bytes))
+        .sql(", ")
+        .sql(dialect::NOW)
+        .sql(", ")
+        .sql(dialect::NOW)
+        .sql(")")
+    };
+    statement.run(conn).await?;
+    let previous_incarnation =
+        known.as_ref().map(|row| parse("worker.incarnation", &row.incarnation)).transpose()?;
+    Ok(Greeted { desired, known: known.is_some(), previous_incarnation })
+}
+
+#[derive(diesel::QueryableByName)]
+struct NameRow {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
+pub(in crate::db) async fn heard_from(
+    pool: &Pool,
+    epoch: Epoch,
+    workers: &[(WorkerName, IncarnationId)],
+) -> Result<Vec<WorkerName>, DbError> {
+    if workers.is_empty() {
+        return Ok(Vec::new());
+    }
+    transaction!(pool, |conn| heard_once(conn, epoch, workers))
+}
+
+async fn heard_once(
+    conn: &mut Conn,
+    epoch: Epoch,
+    workers: &[(WorkerName, IncarnationId)],
+) -> Result<Vec<WorkerName>, DbError> {
+    fence(conn, epoch).await?;
+    let rows: Vec<SignOfLifeRow> = workers
+        .iter()
+        .map(|(name, incarnation)| SignOfLifeRow {
+            name: name.as_str().to_owned(),
+            incarnation: incarnation.to_string(),
+        })
+        .collect();
+    let known: Vec<NameRow> = read_for(conn, &rows, |array| {
+        Statement::new(
+            "UPDATE worker SET status = CASE WHEN status <> 'offline' THEN status WHEN paused THEN 'paused' \
+             ELSE 'running' END, last_contact_at = ",
+        )
+        .sql(dialect::NOW)
+        .sql(" FROM ")
+        .rows::<SignOfLifeRow>(array)
+        .sql(" WHERE worker.name = r.name AND worker.incarnation = r.incarnation RETURNING worker.name")
+    })
+    .await?;
+    let mut unknown: Vec<WorkerName> = workers.iter().map(|(name, _)| name.clone()).collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    unknown.retain(|name| !known.iter().any(|row| row.name == name.as_str()));
+    Ok(unknown)
+}
+
+pub(in crate::db) async fn set_offline(
+    pool: &Pool,
+    epoch: Epoch,
+    silent_for: Duration,
+) -> Result<Vec<WorkerName>, DbError> {
+    transaction!(pool, |conn| set_offline_once(conn, epoch, silent_for))
+}
+
+async fn set_offline_once(conn: &mut Conn, epoch: Epoch, silent_for: Duration) -> Result<Vec<WorkerName>, DbError> {
+    fence(conn, epoch).await?;
+    // Beyond a century nobody was silent for so long, and the databases' arithmetic ends.
+    let century = Duration::from_secs(100 * 366 * 24 * 3600);
+    let milliseconds = i64::try_from(silent_for.min(century).as_millis()).unwrap_or(i64::MAX);
+    let (before, behind) = dialect::MILLISECONDS_AGO;
+    let statement = Statement::new(
+        "UPDATE worker SET status = 'offline' WHERE status IN ('running', 'paused', 'draining') AND last_contact_at < ",
+    )
+    .sql(before)
+    .number(milliseconds)
+    .sql(behind)
+    .sql(" RETURNING name");
+    let rows: Vec<NameRow> = statement.read(conn).await?;
+    let mut names: Vec<WorkerName> =
+        rows.iter().map(|row| parse("worker.name", &row.name)).collect::<Result<_, DbError>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+pub(in crate::db) async fn farewell(
+    pool: &Pool,
+    epoch: Epoch,
+    worker: &WorkerName,
+    incarnation: IncarnationId,
+) -> Result<(), DbError> {
+    transaction!(pool, |conn| farewell_once(conn, epoch, worker, incarnation))
+}
+
+async fn farewell_once(
+    conn: &mut Conn,
+    epoch: Epoch,
+    worker: &WorkerName,
+    incarnation: IncarnationId,
+) -> Result<(), DbError> {
+    fence(conn, epoch).await?;
+    let statement = Statement::new("UPDATE worker SET status = 'offline', last_contact_at = ")
+        .sql(dialect::NOW)
+        .sql(" WHERE name = ")
+        .text(worker.as_str())
+        .sql(" AND incarnation = ")
+        .text(&incarnation.to_string());
+    statement.run(conn).await?;
+    Ok(())
+}
+
+pub(in crate::db) async fn change_worker(
+    pool: &Pool,
+    name: &str,
+    change: &WorkerChange,
+) -> Result<Option<DesiredState>, DbError> {
+    transaction!(pool, |conn| change_once(conn, name, change))
+}
+
+async fn change_once(conn: &mut Conn, name: &str, change: &WorkerChange) -> Result<Option<DesiredState>, DbError> {
+    let Some(row) = held(conn, name).await? else { return Ok(None) };
+    let before = row.desired()?;
+    let after = DesiredState {
+        version: before.version + 1,
+        batch: change.batch.clone().unwrap_or_else(|| before.batch.clone()),
+        concurrency: change.concurrency.unwrap_or(before.concurrency),
+        prefetch: change.prefetch.unwrap_or(before.prefetch),
+        paused: change.paused.unwrap_or(before.paused),
+    };
+    create_batches(conn, std::iter::once(&after.batch)).await?;
+    // An offline or draining worker stays what it is until it says hello.
+    let status = if after.paused { "paused" } else { "running" };
+    let statement = Statement::new("UPDATE worker SET batch = ")
+        .text(after.batch.as_str())
+        .sql(", concurrency = CAST(")
+        .number(i64::from(after.concurrency))
+        .sql(" AS integer), prefetch = CAST(")
+        .number(i64::from(after.prefetch))
+        .sql(if after.paused { " AS integer), paused = true" } else { " AS integer), paused = false" })
+        .sql(", desired_version = ")
+        .number(after.version)
+        .sql(", status = CASE WHEN status IN ('running', 'paused') THEN ")
+        .text(status)
+        .sql(" ELSE status END WHERE name = ")
+        .text(name);
+    statement.run(conn).await?;
+    Ok(Some(after))
+}
