@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::client::Client;
 use crate::failure::{EXIT_CODES, Failure};
 use crate::screen::Screen;
-use crate::server_url::ServerUrl;
+use crate::server_url::{DEFAULT_SERVER, ServerUrl};
 use crate::{batch, completions, config, execution, launch, maintenance, task, up, worker};
 
 /// scitq distributes heavy shell commands ("tasks") over workers and keeps the history of every execution.
@@ -37,7 +37,7 @@ pub struct GlobalArguments {
         value_name = "URL",
         env = "SCITQ_SERVER",
         hide_env_values = true,
-        default_value = "http://127.0.0.1:5000"
+        default_value = DEFAULT_SERVER
     )]
     pub server: String,
     /// How long to ride out a server that cannot be reached or says that it is busy; 0 gives up at once

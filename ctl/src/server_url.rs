@@ -5,6 +5,9 @@ use scitq_shared::secret::mask_address;
 
 use crate::failure::Failure;
 
+/// Where a server is looked for unless told otherwise.
+pub const DEFAULT_SERVER: &str = "http://127.0.0.1:5000";
+
 /// Address of the server's REST interface.
 #[derive(Clone, Debug)]
 pub struct ServerUrl {

@@ -114,7 +114,7 @@ impl Leader {
             }
         }
         let (dispatcher, inputs) = DispatchSender::new();
-        let (nudges, nudged) = mpsc::channel(WAITING_NUDGES);
+        let (nudge_sender, nudge_receiver) = mpsc::channel(WAITING_NUDGES);
         let control = ControlSender::new(commanding.channel().await?, epoch);
         let dispatching = Dispatcher {
             database: self.database.clone(),
@@ -165,11 +165,11 @@ impl Leader {
         let listening = NudgeListener {
             channel: leader_queue.0,
             queue: leader_queue.1,
-            local: nudged,
+            local: nudge_receiver,
             dispatcher,
             stop: stop.clone(),
         };
-        self.nudger.lead(Some(nudges));
+        self.nudger.lead(Some(nudge_sender));
         let mut parts = JoinSet::new();
         parts.spawn(dispatching.run());
         parts.spawn(events.run());

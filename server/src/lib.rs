@@ -16,4 +16,5 @@ mod patience;
 pub mod readiness;
 mod server;
 
+pub use scitq_broker as broker;
 pub use server::{ServerError, ServerHandle, ServerOptions, start};

@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use clap::Parser;
 use scitq_broker::Broker;
 use scitq_server::{ServerOptions, start};
-use scitq_shared::settings::{LogFormat, LogSettings, Loader};
+use scitq_shared::logging;
+use scitq_shared::settings::Loader;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The scitq server: keeps tasks and their history, dispatches them, and answers the REST interface.
@@ -52,7 +53,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         .flag("database.url", "--database-url", arguments.database_url)
         .flag("log.level", "--log-level", arguments.log_level)
         .load()?;
-    start_logging(&loaded.settings.log)?;
+    logging::start(&loaded.settings.log)?;
     let broker = Broker::amqp(loaded.settings.broker.url.expose())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -68,17 +69,6 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         finished = server.finished() => finished?,
         _ = terminate.recv() => tracing::warn!("stopped at once"),
         _ = interrupt.recv() => tracing::warn!("stopped at once"),
-    }
-    Ok(())
-}
-
-fn start_logging(settings: &LogSettings) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.level)
-        .with_context(|| format!("setting log.level {:?} cannot be used", settings.level))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match settings.format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().init(),
     }
     Ok(())
 }

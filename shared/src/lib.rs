@@ -8,6 +8,7 @@ pub mod command;
 pub mod definition;
 pub mod execution;
 pub mod ids;
+pub mod logging;
 pub mod names;
 pub mod output;
 pub mod protocol;
