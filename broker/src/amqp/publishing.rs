@@ -1,18 +1,20 @@
 //! Publishing on one channel: order, confirms, and which confirm belongs to a returned message.
 //!
 //! A task per channel does it, for three reasons. lapin counts publications and queues their frames in two steps, so
-//! that two callers at once could get each other's confirms. It gives a returned message to whichever confirm of the
-//! same batch it completes first. And a confirm that nobody awaits is kept by lapin for ever.
+//! that two callers at once could get each other's confirms. It gives a message that came back to whichever
+//! confirm it completes next. And a confirm that nobody awaits is kept by lapin for ever.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
@@ -127,6 +129,8 @@ struct ChannelPublisher {
 struct State {
     last_sequence: u64,
     answers: HashMap<u64, OpenAnswer>,
+    /// Messages that came back, by number, until their confirms come.
+    returned: HashMap<u64, PublishFailure>,
 }
 
 struct OpenAnswer {
@@ -149,15 +153,10 @@ impl ChannelPublisher {
                 }
                 Some(first) = under_way.next() => done.push(first),
             }
-            // All that are complete by now: a returned message comes with this confirm or one completed before it.
-            while let Some(Some(more)) = under_way.next().now_or_never() {
-                done.push(more);
-            }
+            drain(&mut under_way, &mut done);
             self.state.settle(&mut done, &self.ending);
         };
-        while let Some(Some(more)) = under_way.next().now_or_never() {
-            done.push(more);
-        }
+        drain(&mut under_way, &mut done);
         self.state.settle(&mut done, &self.ending);
         self.state.lose(&reason);
         publications.close();
@@ -212,8 +211,8 @@ impl ChannelPublisher {
             Done { sequence, outcome }
         });
         match futures::poll!(publishing.as_mut()) {
-            std::task::Poll::Ready(finished) => done.push(finished),
-            std::task::Poll::Pending => under_way.push(publishing),
+            Poll::Ready(finished) => done.push(finished),
+            Poll::Pending => under_way.push(publishing),
         }
     }
 
@@ -230,9 +229,7 @@ impl ChannelPublisher {
                 reason = ended.reached() => return reason,
                 () = &mut deadline => break,
             }
-            while let Some(Some(more)) = under_way.next().now_or_never() {
-                done.push(more);
-            }
+            drain(under_way, &mut done);
             self.state.settle(&mut done, &self.ending);
         }
         BrokerError::ChannelClosed {
@@ -242,11 +239,42 @@ impl ChannelPublisher {
     }
 }
 
+/// Takes all publications that are complete by now. None may be missed: lapin may have hung the message that came back
+/// for one of them on any that it completed before.
+fn drain(under_way: &mut FuturesUnordered<Publishing>, done: &mut Vec<Done>) {
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match under_way.poll_next_unpin(&mut context) {
+            Poll::Ready(Some(finished)) => done.push(finished),
+            // The collection pauses now and then in favour of other tasks, and then wakes itself.
+            Poll::Pending if woken.take() => {}
+            Poll::Pending | Poll::Ready(None) => return,
+        }
+    }
+}
+
+/// Whether there was a wake-up since it was last asked.
+#[derive(Debug, Default)]
+struct Woken(AtomicBool);
+
+impl Woken {
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 impl State {
     /// Answers the publishers of completed publications.
     fn settle(&mut self, done: &mut Vec<Done>, ending: &Ending) {
-        // lapin completes the confirms of one batch in any order and hangs a returned message on the first.
-        let mut returned = HashMap::new();
+        // lapin hangs a message that came back on whichever confirm it completes next, of this message or another.
         for Done { outcome, .. } in &*done {
             if let Ok(
                 lapin::Confirmation::Ack(Some(message)) | lapin::Confirmation::Nack(Some(message)),
@@ -257,7 +285,7 @@ impl State {
                     code: message.reply_code,
                     reason: message.reply_text.to_string(),
                 };
-                returned.insert(sequence, failure);
+                self.returned.insert(sequence, failure);
             }
         }
         for Done { sequence, outcome } in done.drain(..) {
@@ -277,7 +305,7 @@ impl State {
             };
             if let Some(open) = self.answers.remove(&sequence) {
                 let came_back = if open.mandatory {
-                    returned.remove(&sequence)
+                    self.returned.remove(&sequence)
                 } else {
                     None
                 };
@@ -292,6 +320,101 @@ impl State {
         for (_, open) in self.answers.drain() {
             // The publisher may have stopped waiting.
             let _ = open.answer.send(Err(PublishFailure::Lost(reason.clone())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use lapin::message::{BasicReturnMessage, Delivery};
+
+    use super::*;
+
+    fn state(messages: u64) -> (State, Vec<Confirmation>) {
+        let mut state = State::default();
+        let confirmations = (1..=messages).map(|sequence| {
+            let (answer, confirmation) = Confirmation::waiting();
+            state.answers.insert(
+                sequence,
+                OpenAnswer {
+                    answer,
+                    mandatory: true,
+                },
+            );
+            confirmation
+        });
+        let confirmations = confirmations.collect();
+        (state, confirmations)
+    }
+
+    /// The confirm of one message, on which lapin has hung another one that came back.
+    fn confirmed(sequence: u64, came_back: Option<u64>) -> Done {
+        let message = came_back.map(|number| {
+            let mut delivery = Delivery::mock(0, "".into(), "nobody".into(), false, Vec::new());
+            delivery.properties = mark(BasicProperties::default(), number);
+            BasicReturnMessage {
+                delivery,
+                reply_code: 312,
+                reply_text: "NO_ROUTE".into(),
+            }
+        });
+        Done {
+            sequence,
+            outcome: Ok(lapin::Confirmation::Ack(message)),
+        }
+    }
+
+    fn is_returned(confirmation: Confirmation) -> bool {
+        matches!(
+            confirmation.now_or_never(),
+            Some(Err(PublishFailure::Returned { code: 312, .. }))
+        )
+    }
+
+    #[test]
+    fn a_message_that_came_back_fails_its_own_confirm_wherever_lapin_hung_it() {
+        let ending = Ending::new();
+        // On a later one of the same batch, on an earlier one of an earlier batch, on its own.
+        let cases: [Vec<Vec<Done>>; 3] = [
+            vec![vec![
+                confirmed(2, None),
+                confirmed(1, None),
+                confirmed(3, Some(2)),
+            ]],
+            vec![
+                vec![confirmed(1, Some(2))],
+                vec![confirmed(3, None)],
+                vec![confirmed(2, None)],
+            ],
+            vec![
+                vec![confirmed(2, Some(2))],
+                vec![confirmed(1, None), confirmed(3, None)],
+            ],
+        ];
+        for batches in cases {
+            let (mut state, confirmations) = state(3);
+            for mut batch in batches {
+                state.settle(&mut batch, &ending);
+            }
+            assert!(state.answers.is_empty() && state.returned.is_empty());
+            let returned: Vec<bool> = confirmations.into_iter().map(is_returned).collect();
+            assert_eq!(returned, [false, true, false]);
+        }
+    }
+
+    #[test]
+    fn the_end_of_the_channel_is_told_to_all_that_wait() {
+        let (mut state, confirmations) = state(2);
+        let reason = BrokerError::NotFound {
+            what: "exchange".to_owned(),
+        };
+        state.lose(&reason);
+        for confirmation in confirmations {
+            assert_eq!(
+                confirmation.now_or_never(),
+                Some(Err(PublishFailure::Lost(reason.clone())))
+            );
         }
     }
 }

@@ -135,12 +135,11 @@ mod tests {
     fn reference(pattern: &[&str], key: &[&str]) -> bool {
         match (pattern.split_first(), key.split_first()) {
             (None, None) => true,
-            (None, Some(_)) => false,
             (Some((&"#", rest)), None) => reference(rest, key),
             (Some((&"#", rest)), Some((_, shorter))) => {
                 reference(rest, key) || reference(pattern, shorter)
             }
-            (Some(_), None) => false,
+            (None, Some(_)) | (Some(_), None) => false,
             (Some((word, rest)), Some((first, shorter))) => {
                 (*word == "*" || word == first) && reference(rest, shorter)
             }

@@ -11,7 +11,7 @@ use scitq_broker::{
 use scitq_testkit::{LocalTcpProxy, RabbitMq};
 
 /// How long anything may take that must happen; generous, for loaded machines.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 /// How long is waited for something that must not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
 

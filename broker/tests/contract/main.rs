@@ -1,6 +1,12 @@
 //! What every broker must do, written once and run for each backend. RabbitMQ is a private node, each test in a virtual
 //! host of its own behind a proxy that can cut its connections.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "cases are tests, though the attribute stands elsewhere"
+)]
+
 mod consuming;
 mod fixture;
 mod losing;
