@@ -1,0 +1,36 @@
+//! End-to-end tests: the real programs, used as a user uses them.
+//!
+//! Tests of what both pairs offer are written once and run on each (`on_both_pairs!`). All are in one program, so that
+//! they share one RabbitMQ and one PostgreSQL.
+
+/// Runs tests, functions of a [`Pair`](scitq_e2e::Pair), on both pairs.
+macro_rules! on_both_pairs {
+    ($($test:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(scitq_e2e::Pair::Embedded).await;
+            })+
+        }
+        mod separate {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(scitq_e2e::Pair::Separate).await;
+            })+
+        }
+    };
+}
+
+mod bad_input;
+mod environment;
+mod failures;
+mod launch;
+mod malformed;
+mod outage;
+mod output;
+mod requirements;
+mod restart;
+mod series;
+mod settings;
+mod steering;
+mod workers;

@@ -1,0 +1,99 @@
+//! Names and lives of workers.
+
+use scitq_e2e::{Separate, Setup, WORKER};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_worker_that_comes_back_keeps_what_the_server_holds() {
+    let mut system = Separate::start(Setup::concurrency(1)).await;
+    system
+        .change_worker(WORKER, &json!({"concurrency": 3, "prefetch": 1}))
+        .await;
+    let before = system.worker(WORKER, "running").await;
+    system.stop_worker(WORKER).await;
+    system.worker(WORKER, "offline").await;
+    // Changed while it is away.
+    system
+        .change_worker(WORKER, &json!({"batch": "other"}))
+        .await;
+    system.start_worker(WORKER, Setup::concurrency(1));
+    let back = system.worker(WORKER, "running").await;
+    for (field, expected) in [
+        ("concurrency", json!(3)),
+        ("prefetch", json!(1)),
+        ("batch", json!("other")),
+    ] {
+        assert_eq!(back[field], expected, "{field}: {back}");
+    }
+    assert_eq!(back["worker_id"], before["worker_id"]);
+    // It really works so.
+    let gate = system.gate("three");
+    let task = json!({"command": gate.before("true"), "batch": "other"});
+    let tasks = system.submit(&json!(vec![task; 3])).await;
+    system.running(&tasks, 3).await;
+    gate.open();
+    system.succeeded(&tasks).await;
+}
+
+#[tokio::test]
+async fn a_second_live_worker_of_a_name_is_refused() {
+    let system = Separate::start(Setup::default()).await;
+    let setup = Setup::default().with("SCITQ_WORKER_DOUBLE_AFTER_SECONDS", 1);
+    let mut double = system.worker_program(WORKER, "double", setup);
+    let status = double.ended().await;
+    assert!(!status.success(), "{status}");
+    let log = double.log();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains(WORKER) && last.contains("name"), "{log}");
+    // The first one is not disturbed.
+    let task = system.launch(["true"]).await;
+    system.succeeded(&[task]).await;
+    assert_eq!(system.execution(task).await["worker"], WORKER);
+}
+
+#[tokio::test]
+async fn one_directory_belongs_to_one_worker() {
+    let system = Separate::start(Setup::default()).await;
+    let mut second = system.worker_program("w2", WORKER, Setup::default());
+    let status = second.ended().await;
+    assert!(!status.success(), "{status}");
+    let log = second.log();
+    assert!(
+        log.contains(&format!("{WORKER}-state")),
+        "it names the directory: {log}"
+    );
+}
+
+#[tokio::test]
+async fn a_worker_can_begin_paused() {
+    let mut system = Separate::start(Setup::default()).await;
+    let setup = Setup::concurrency(4)
+        .with("SCITQ_WORKER_STATUS", "paused")
+        .with("SCITQ_WORKER_BATCH", "later");
+    system.start_worker("w2", setup);
+    let worker = system.worker("w2", "paused").await;
+    assert_eq!(
+        (&worker["concurrency"], &worker["batch"]),
+        (&json!(4), &json!("later"))
+    );
+    let tasks = system
+        .submit(&json!({"command": "true", "batch": "later"}))
+        .await;
+    let other = system.launch(["true"]).await;
+    system.succeeded(&[other]).await;
+    assert_eq!(system.task(tasks[0]).await["status"], "pending");
+    system.change_worker("w2", &json!({"paused": false})).await;
+    system.succeeded(&tasks).await;
+}
+
+#[tokio::test]
+async fn a_silent_worker_is_shown_offline() {
+    let setup = Setup::default().with("SCITQ_SERVER_OFFLINE_AFTER_SECONDS", 3);
+    let mut system = Separate::start(setup.clone()).await;
+    system.kill_worker(WORKER).await;
+    system.worker(WORKER, "offline").await;
+    let task = system.launch(["true"]).await;
+    system.start_worker(WORKER, setup);
+    system.succeeded(&[task]).await;
+    system.worker(WORKER, "running").await;
+}
