@@ -317,6 +317,12 @@ impl Database {
         call!(self, change_worker(&name, &change))
     }
 
+    /// What a worker is to be. `None` when there is no such worker.
+    pub async fn desired_state(&self, worker: &WorkerName) -> Result<Option<DesiredState>, DbError> {
+        let worker = worker.clone();
+        call!(self, desired_state(worker.as_str()))
+    }
+
     /// What the database holds against a worker's inventory.
     pub async fn held_attempts(
         &self,

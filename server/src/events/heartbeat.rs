@@ -126,6 +126,18 @@ impl HeartbeatConsumer {
         }
         for heartbeat in heartbeats {
             self.answer(&heartbeat).await?;
+            self.repeat_wish(&heartbeat).await?;
+        }
+        Ok(())
+    }
+
+    /// A worker that follows an older version of what is wanted of it missed a message: it is told again (D12).
+    async fn repeat_wish(&self, heartbeat: &Heartbeat) -> Result<(), Consumed> {
+        if let Some(desired) = self.database.desired_state(&heartbeat.worker).await?
+            && desired.version > heartbeat.desired_version
+        {
+            let worker = heartbeat.worker.clone();
+            self.dispatcher.send(DispatchInput::Greeted { worker, desired }).await;
         }
         Ok(())
     }

@@ -54,10 +54,3 @@ impl Context {
         })
     }
 }
-
-/// Runs work that must not be abandoned in the middle when the client goes away: a transaction that has begun.
-pub(super) async fn to_its_end<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
-) -> Result<T, ApiError> {
-    tokio::spawn(work).await.map_err(|error| ApiError::internal(&error))
-}

@@ -1,8 +1,7 @@
 use actix_web::web::{Data, Json};
 use scitq_shared::api::{CounterMismatch, Problem};
 
-use super::ApiError;
-use super::context::{Context, to_its_end};
+use super::{ApiError, Context};
 
 /// Checks that the batches' counters agree with their tasks; answers those that do not.
 #[utoipa::path(
@@ -25,6 +24,5 @@ pub(super) async fn check(context: Data<Context>) -> Result<Json<Vec<CounterMism
     )
 )]
 pub(super) async fn repair(context: Data<Context>) -> Result<Json<Vec<CounterMismatch>>, ApiError> {
-    let database = context.database()?.clone();
-    Ok(Json(to_its_end(async move { database.repair_counters().await }).await??))
+    Ok(Json(context.database()?.repair_counters().await?))
 }

@@ -5,9 +5,8 @@ use scitq_shared::api::{CreatedTask, Page, Problem, TaskView};
 use scitq_shared::ids::TaskId;
 use scitq_shared::task::TaskStatus;
 
-use super::context::{Context, to_its_end};
 use super::params::{Params, id, page_of};
-use super::{ApiError, body};
+use super::{ApiError, Context, body};
 use crate::db::TaskFilter;
 use crate::notices::Notice;
 use crate::nudge::Nudge;
@@ -30,7 +29,7 @@ pub(super) async fn submit(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let database = context.database()?.clone();
+    let database = context.database()?;
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
     let lines = match content_type.split(';').next().unwrap_or("").trim() {
         "application/json" | "" => false,
@@ -43,7 +42,7 @@ pub(super) async fn submit(
     let body = body::read(&request, payload, context.max_body_bytes).await?;
     let tasks = body::tasks(&body, lines)?;
     drop(body);
-    let created = to_its_end(async move { database.submit(tasks).await }).await??;
+    let created = database.submit(tasks).await?;
     let fresh = created.iter().filter(|created| created.created && created.status == TaskStatus::Pending);
     let batches: std::collections::BTreeSet<_> = fresh.map(|created| created.batch.clone()).collect();
     if !batches.is_empty() {

@@ -5,8 +5,7 @@ use scitq_shared::names::{BatchName, WorkerName};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::context::{Context, to_its_end};
-use super::{ApiError, body};
+use super::{ApiError, Context, body};
 use crate::db::WorkerChange;
 use crate::nudge::Nudge;
 
@@ -88,9 +87,7 @@ pub(super) async fn change(
         paused: change.paused,
     };
     let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
-    let database = context.database()?.clone();
-    let changing = worker.clone();
-    let changed = to_its_end(async move { database.change_worker(changing.as_str(), &change).await }).await??;
+    let changed = context.database()?.change_worker(worker.as_str(), &change).await?;
     let desired = changed.ok_or_else(|| no_such_worker(&name))?;
     context.nudger.nudge(Nudge::Worker { worker, desired }).await;
     show(context, name).await

@@ -47,14 +47,19 @@ impl HeldRow {
     }
 }
 
+const SELECT_HELD: &str =
+    "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation FROM worker WHERE name = ";
+
 /// A worker's row, locked.
 async fn held(conn: &mut Conn, name: &str) -> Result<Option<HeldRow>, DbError> {
-    let statement = Statement::new(
-        "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation FROM worker WHERE name = ",
-    )
-    .text(name)
-    .sql(dialect::FOR_UPDATE);
+    let statement = Statement::new(SELECT_HELD).text(name).sql(dialect::FOR_UPDATE);
     Ok(statement.read(conn).await?.pop())
+}
+
+pub(in crate::db) async fn desired_state(pool: &Pool, name: &str) -> Result<Option<DesiredState>, DbError> {
+    let mut conn = pool.reader().await?;
+    let rows: Vec<HeldRow> = Statement::new(SELECT_HELD).text(name).read(&mut conn).await?;
+    rows.first().map(HeldRow::desired).transpose()
 }
 
 pub(in crate::db) async fn greet(
