@@ -1,0 +1,267 @@
+//! The shell around the core: tells it what happens and performs what it decides. Never waits for broker or processes.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use scitq_shared::execution::Outcome;
+use scitq_shared::ids::{AttemptId, Epoch};
+use scitq_shared::protocol::Heartbeat;
+use scitq_shared::worker::DesiredState;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::core::{Core, Effect, Execution, Input, Now};
+use super::link::{Command, What};
+use crate::attempt::directory;
+use crate::error::WorkerError;
+use crate::runner::Site;
+use crate::runner::execute::execute;
+use crate::state_directory::{self, StateDirectory};
+
+/// Commands that may wait for the connection; the core asks for a handful per delivery it holds.
+pub(crate) const MOST_COMMANDS: usize = 16 * 1024;
+/// What may wait to be told; whoever tells waits beyond.
+pub(crate) const MOST_TOLD: usize = 1024;
+
+/// What the parts around the core tell it.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// For the core.
+    Core(Input),
+    /// A session with the broker begins; commands carry its number from now on.
+    Up {
+        /// Its number.
+        session: u64,
+    },
+}
+
+impl From<Input> for Told {
+    fn from(input: Input) -> Self {
+        Self::Core(input)
+    }
+}
+
+/// What the owner of the worker asks for; only ever goes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Request {
+    /// Work.
+    Work,
+    /// End when what runs has ended.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// Drives the core.
+pub(crate) struct Shell {
+    pub(crate) core: Core,
+    pub(crate) site: Arc<Site>,
+    pub(crate) state: StateDirectory,
+    pub(crate) told: mpsc::Receiver<Told>,
+    pub(crate) tell: mpsc::Sender<Told>,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) reset: Arc<Notify>,
+    pub(crate) heartbeats: mpsc::Sender<Box<Heartbeat>>,
+    pub(crate) epoch: watch::Sender<Epoch>,
+    pub(crate) requests: watch::Receiver<Request>,
+    pub(crate) link: JoinHandle<Result<(), WorkerError>>,
+    pub(crate) session: u64,
+    pub(crate) kills: HashMap<AttemptId, oneshot::Sender<Outcome>>,
+    pub(crate) started: Instant,
+}
+
+impl Shell {
+    /// Runs until the worker has ended as asked, or cannot go on.
+    pub(crate) async fn run(mut self) -> Result<(), WorkerError> {
+        let mut request = Request::Work;
+        let mut alone = false;
+        if self.core.awaits_welcome() {
+            tracing::info!("waits for the server to say what this worker is to be");
+        }
+        let mut inputs = VecDeque::from([Input::Tick]);
+        loop {
+            while let Some(input) = inputs.pop_front() {
+                let effects = self.core.handle(self.now(), input);
+                if self.perform(effects, &mut inputs).await {
+                    self.site.work.remove_spares();
+                    return Ok(());
+                }
+            }
+            let deadline = self.core.next_deadline();
+            tokio::select! {
+                Some(told) = self.told.recv() => match told {
+                    Told::Up { session } => {
+                        self.session = session;
+                        inputs.push_back(Input::LinkUp);
+                    }
+                    Told::Core(input) => {
+                        if let Input::ProcessEnded { attempt, .. } = &input {
+                            self.kills.remove(attempt);
+                        }
+                        inputs.push_back(input);
+                    }
+                },
+                asked = asked(&mut self.requests, request), if !alone => match asked {
+                    Some(asked) => {
+                        request = asked;
+                        inputs.push_back(if request == Request::Stop { Input::Stop } else { Input::Drain });
+                    }
+                    // Whoever dropped the handle lets the worker run.
+                    None => alone = true,
+                },
+                () = sleep_until(deadline.map(|deadline| self.started + deadline)) => inputs.push_back(Input::Tick),
+                ended = &mut self.link => {
+                    return ended.unwrap_or_else(|error| Err(WorkerError::Defect(error.to_string())));
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            elapsed: self.started.elapsed(),
+            wall: scitq_shared::now(),
+        }
+    }
+
+    /// True when the worker has ended.
+    async fn perform(&mut self, effects: Vec<Effect>, inputs: &mut VecDeque<Input>) -> bool {
+        let mut discarded = Vec::new();
+        let mut over = false;
+        for effect in effects {
+            match effect {
+                Effect::Publish {
+                    publication,
+                    on,
+                    message,
+                } => {
+                    self.epoch.send_if_modified(|epoch| {
+                        std::mem::replace(epoch, message.epoch) != message.epoch
+                    });
+                    self.command(What::Publish {
+                        publication,
+                        on,
+                        message,
+                    });
+                }
+                Effect::Ack(place) => self.command(What::Ack(place)),
+                Effect::Reject(place) => self.command(What::Reject(place)),
+                Effect::Consume {
+                    consumer,
+                    batch,
+                    qos,
+                } => self.command(What::Consume {
+                    consumer,
+                    batch,
+                    qos,
+                }),
+                Effect::CancelConsumer { consumer } => self.command(What::Cancel { consumer }),
+                Effect::CloseChannel { channel } => self.command(What::CloseChannel { channel }),
+                Effect::Reconnect { reason } => self.command(What::Reconnect { reason }),
+                // One that finds the last ones still waiting is not worth keeping.
+                Effect::Beat(heartbeat) => drop(self.heartbeats.try_send(heartbeat)),
+                Effect::Execute(execution) => self.execute(*execution),
+                Effect::Kill { attempt, outcome } => {
+                    if let Some(kill) = self.kills.remove(&attempt) {
+                        // Too late is as good.
+                        let _ = kill.send(outcome);
+                    }
+                }
+                Effect::SendOutput(output) => {
+                    if self.site.output.send(&output) {
+                        inputs.push_back(Input::OutputSent {
+                            attempt: output.attempt,
+                        });
+                    }
+                }
+                Effect::Discard { attempt } => {
+                    self.site.output.forget(attempt);
+                    discarded.push(directory::of(&self.site.attempts, attempt));
+                }
+                Effect::Persist(desired) => self.persist(desired).await,
+                Effect::End => over = true,
+            }
+        }
+        if !discarded.is_empty() {
+            let removal = tokio::task::spawn_blocking(move || remove_all(&discarded));
+            if over {
+                // The last ones are not left behind.
+                let _ = removal.await;
+            }
+        }
+        over
+    }
+
+    fn command(&mut self, what: What) {
+        let command = Command {
+            session: self.session,
+            what,
+        };
+        if self.commands.try_send(command).is_err() {
+            // The broker takes nothing, for long: a new connection finds everything that is to be said.
+            self.reset.notify_one();
+        }
+    }
+
+    fn execute(&mut self, execution: Execution) {
+        let attempt = execution.report.attempt;
+        let (kill, killed) = oneshot::channel();
+        self.kills.insert(attempt, kill);
+        let (site, tell) = (Arc::clone(&self.site), self.tell.clone());
+        tokio::spawn(async move {
+            let end = execute(site, execution, killed).await;
+            // The agent is gone only when everything ends; the journal has it.
+            let _ = tell.send(Input::ProcessEnded { attempt, end }.into()).await;
+        });
+    }
+
+    async fn persist(&self, desired: DesiredState) {
+        tracing::info!(
+            version = desired.version,
+            batch = %desired.batch,
+            concurrency = desired.concurrency,
+            prefetch = desired.prefetch,
+            paused = desired.paused,
+            "follows the server's word"
+        );
+        let file = self.state.desired_file();
+        let written =
+            tokio::task::spawn_blocking(move || state_directory::replace(&file, &desired)).await;
+        if let Ok(Err(error)) = written {
+            // It is followed all the same; after a restart the server says it again.
+            tracing::warn!(%error, "the desired state could not be kept");
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.link.abort();
+    }
+}
+
+fn remove_all(directories: &[PathBuf]) {
+    for path in directories {
+        if let Err(error) = directory::remove(path) {
+            tracing::warn!(path = %path.display(), %error, "the directory of an attempt could not be removed");
+        }
+    }
+}
+
+/// Waits for more than was asked already; none when nobody can ask any more.
+async fn asked(requests: &mut watch::Receiver<Request>, so_far: Request) -> Option<Request> {
+    requests
+        .wait_for(|asked| *asked > so_far)
+        .await
+        .ok()
+        .map(|asked| *asked)
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

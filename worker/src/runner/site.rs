@@ -1,0 +1,21 @@
+//! Where attempts are executed: what all of them share.
+
+use std::path::PathBuf;
+
+use scitq_shared::names::WorkerName;
+
+use super::environment::Base;
+use super::work_directory::WorkDirectories;
+use crate::output::Output;
+
+/// What every execution on this worker needs.
+pub(crate) struct Site {
+    pub(crate) worker: WorkerName,
+    /// Where attempts are kept.
+    pub(crate) attempts: PathBuf,
+    pub(crate) work: WorkDirectories,
+    pub(crate) output: Output,
+    pub(crate) base: Base,
+    pub(crate) cores: u32,
+    pub(crate) boot_id: String,
+}

@@ -1,0 +1,252 @@
+//! Executing a program in a session of its own.
+//!
+//! Two ways, the same for the task: posix_spawn(3) where the user stays the same, because it does not copy the worker's
+//! page tables (measured on 2 cores: 50 µs of CPU against 240 µs for fork from 10 MB, 1,900 µs from 100 MB), and a fork
+//! where user or group change, which posix_spawn cannot do. In both the child leads a new session and process group,
+//! has no signal blocked or ignored, reads from /dev/null, writes into the attempt's files in append mode, and has no
+//! other file open.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::users::Switch;
+
+/// All that is given to a process.
+pub(crate) struct Program<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) words: &'a [std::ffi::OsString],
+    pub(crate) environment: &'a [(&'static str, std::ffi::OsString)],
+    pub(crate) work_directory: &'a Path,
+    /// Created exclusively right before the execution: its existence claims the attempt.
+    pub(crate) stdout: &'a Path,
+    pub(crate) stderr: &'a Path,
+}
+
+/// Executes it; the answer is the process id. The caller has to wait for the process.
+pub(crate) fn spawn(program: &Program<'_>) -> io::Result<i32> {
+    let words = c_strings(program.words.iter().map(|word| word.as_bytes().to_vec()))?;
+    let environment = c_strings(
+        program
+            .environment
+            .iter()
+            .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()),
+    )?;
+    let file = c_string(program.file.as_os_str())?;
+    let work_directory = c_string(program.work_directory.as_os_str())?;
+    let stdout = c_string(program.stdout.as_os_str())?;
+    let stderr = c_string(program.stderr.as_os_str())?;
+
+    let attributes = Attributes::new()?;
+    let mut actions = Actions::new()?;
+    let capture = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_APPEND;
+    actions.open(0, c"/dev/null", libc::O_RDONLY)?;
+    actions.open(2, &stderr, capture)?;
+    actions.change_directory(&work_directory)?;
+    actions.open(1, &stdout, capture)?;
+    actions.close_from(3)?;
+
+    let mut arguments: Vec<*mut libc::c_char> =
+        words.iter().map(|word| word.as_ptr().cast_mut()).collect();
+    arguments.push(std::ptr::null_mut());
+    let mut variables: Vec<*mut libc::c_char> = environment
+        .iter()
+        .map(|entry| entry.as_ptr().cast_mut())
+        .collect();
+    variables.push(std::ptr::null_mut());
+    let mut pid: libc::pid_t = 0;
+    #[expect(
+        unsafe_code,
+        reason = "posix_spawn has no safe form that starts a session"
+    )]
+    // SAFETY: all pointers lead to NUL-terminated strings and null-terminated lists that live until the call returns;
+    // posix_spawn does not write through them; attributes and actions are initialised.
+    let error = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            file.as_ptr(),
+            &raw const actions.0,
+            &raw const attributes.0,
+            arguments.as_ptr(),
+            variables.as_ptr(),
+        )
+    };
+    check(error)?;
+    Ok(pid)
+}
+
+/// Executes it as another user; see [`spawn`].
+pub(crate) fn spawn_as(program: &Program<'_>, switch: &Switch) -> io::Result<i32> {
+    let capture = |path: &Path| -> io::Result<File> {
+        File::options().create_new(true).append(true).open(path)
+    };
+    let (first, rest) = program
+        .words
+        .split_first()
+        .ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(program.file);
+    command.arg0(first).args(rest).env_clear();
+    command.envs(
+        program
+            .environment
+            .iter()
+            .map(|(name, value)| (name, value)),
+    );
+    let stderr = capture(program.stderr)?;
+    command
+        .stdin(Stdio::null())
+        .stderr(stderr)
+        .stdout(capture(program.stdout)?);
+    let work_directory = c_string(program.work_directory.as_os_str())?;
+    let Switch { uid, gid, .. } = *switch;
+    #[expect(
+        unsafe_code,
+        reason = "session, directory and ids are set between fork and exec"
+    )]
+    // SAFETY: the closure makes system calls only, which are async-signal-safe: it neither allocates nor takes locks.
+    unsafe {
+        command.pre_exec(move || {
+            done(libc::setsid())?;
+            // The directory is entered as the worker: the way to it need not be open to the task's user.
+            done(libc::chdir(work_directory.as_ptr()))?;
+            done(libc::setgroups(0, std::ptr::null()))?;
+            done(libc::setgid(gid))?;
+            done(libc::setuid(uid))?;
+            let close_on_exec: libc::c_uint = 4;
+            // An old kernel without it leaves only what the worker itself inherited without close-on-exec.
+            libc::syscall(
+                libc::SYS_close_range,
+                3 as libc::c_uint,
+                libc::c_uint::MAX,
+                close_on_exec,
+            );
+            Ok(())
+        });
+    }
+    let child = command.spawn()?;
+    i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+fn done(result: libc::c_int) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn check(error: libc::c_int) -> io::Result<()> {
+    if error == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(error))
+    }
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    Ok(CString::new(text.as_bytes())?)
+}
+
+fn c_strings(texts: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
+    texts.map(|text| Ok(CString::new(text)?)).collect()
+}
+
+/// Attributes of the child: a new session, every signal at its default and none blocked.
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    #[expect(unsafe_code, reason = "C interface")]
+    fn new() -> io::Result<Self> {
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: initialises what it is given, or says that it did not.
+        check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        // SAFETY: initialised above.
+        let mut attributes = Self(unsafe { attributes.assume_init() });
+        let flags = libc::POSIX_SPAWN_SETSID
+            | libc::c_short::try_from(libc::POSIX_SPAWN_SETSIGDEF | libc::POSIX_SPAWN_SETSIGMASK)
+                .unwrap_or(0);
+        let mut all = MaybeUninit::uninit();
+        let mut none = MaybeUninit::uninit();
+        // SAFETY: the sets are initialised by sigfillset and sigemptyset before they are read; the attributes are
+        // initialised and keep copies.
+        unsafe {
+            libc::sigfillset(all.as_mut_ptr());
+            libc::sigemptyset(none.as_mut_ptr());
+            check(libc::posix_spawnattr_setsigdefault(
+                &raw mut attributes.0,
+                all.as_ptr(),
+            ))?;
+            check(libc::posix_spawnattr_setsigmask(
+                &raw mut attributes.0,
+                none.as_ptr(),
+            ))?;
+            check(libc::posix_spawnattr_setflags(&raw mut attributes.0, flags))?;
+        }
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        #[expect(unsafe_code, reason = "C interface")]
+        // SAFETY: initialised, and not used afterwards.
+        unsafe {
+            libc::posix_spawnattr_destroy(&raw mut self.0);
+        }
+    }
+}
+
+/// What the child does to its files before it executes the program, in order.
+struct Actions(libc::posix_spawn_file_actions_t);
+
+#[expect(unsafe_code, reason = "C interface")]
+impl Actions {
+    fn new() -> io::Result<Self> {
+        let mut actions = MaybeUninit::uninit();
+        // SAFETY: initialises what it is given, or says that it did not.
+        check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        // SAFETY: initialised above.
+        Ok(Self(unsafe { actions.assume_init() }))
+    }
+
+    fn open(&mut self, descriptor: libc::c_int, path: &CStr, flags: libc::c_int) -> io::Result<()> {
+        let mode: libc::mode_t = 0o600;
+        // SAFETY: the actions are initialised and keep a copy of the path.
+        check(unsafe {
+            libc::posix_spawn_file_actions_addopen(
+                &raw mut self.0,
+                descriptor,
+                path.as_ptr(),
+                flags,
+                mode,
+            )
+        })
+    }
+
+    fn change_directory(&mut self, path: &CStr) -> io::Result<()> {
+        // SAFETY: the actions are initialised and keep a copy of the path.
+        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut self.0, path.as_ptr()) })
+    }
+
+    fn close_from(&mut self, descriptor: libc::c_int) -> io::Result<()> {
+        // SAFETY: the actions are initialised.
+        check(unsafe {
+            libc::posix_spawn_file_actions_addclosefrom_np(&raw mut self.0, descriptor)
+        })
+    }
+}
+
+impl Drop for Actions {
+    fn drop(&mut self) {
+        #[expect(unsafe_code, reason = "C interface")]
+        // SAFETY: initialised, and not used afterwards.
+        unsafe {
+            libc::posix_spawn_file_actions_destroy(&raw mut self.0);
+        }
+    }
+}
