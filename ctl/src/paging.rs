@@ -128,8 +128,8 @@ pub async fn fetch<T: DeserializeOwned>(
             each(row)?;
         }
         match page.next {
-            // an empty page that promises more would go on for ever
-            Some(next) if missing > 0 && !empty => after = Some(next),
+            // an empty page that promises more, or the same page again, would go on for ever
+            Some(next) if missing > 0 && !empty && after != Some(next) => after = Some(next),
             next => return Ok(next.filter(|_| !empty)),
         }
     }

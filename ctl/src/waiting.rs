@@ -1,6 +1,7 @@
 //! Waiting until tasks are over: the server answers when something changed, nothing is polled.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
@@ -15,8 +16,10 @@ use crate::text::by_status;
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// How often progress is told in lines.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// A progress bar is not drawn more often, however quickly tasks end.
-const BAR_EVERY: Duration = Duration::from_millis(100);
+/// A question is not repeated sooner, however quickly tasks end.
+const NOT_MORE_OFTEN: Duration = Duration::from_millis(100);
+/// Most tasks that one question is about.
+const TASKS_AT_ONCE: usize = 1000;
 /// More ids than these do not go into an address.
 const IDS_IN_ADDRESS: usize = 100;
 
@@ -27,6 +30,27 @@ pub enum Selection {
     Tasks(Vec<i64>),
     /// All tasks of a batch.
     Batch(String),
+}
+
+impl Selection {
+    /// Parts that are waited for one after the other.
+    fn parts(&self) -> Vec<Self> {
+        match self {
+            Self::Batch(_) => vec![self.clone()],
+            Self::Tasks(ids) => ids
+                .chunks(TASKS_AT_ONCE)
+                .map(|ids| Self::Tasks(ids.to_vec()))
+                .collect(),
+        }
+    }
+
+    /// How many tasks these are as far as we know: a batch's number is the server's to tell.
+    fn known_tasks(&self) -> i64 {
+        match self {
+            Self::Batch(_) => 0,
+            Self::Tasks(ids) => i64::try_from(ids.len()).unwrap_or(i64::MAX),
+        }
+    }
 }
 
 /// How waiting ended.
@@ -114,41 +138,96 @@ async fn time_is_up(limit: Option<Duration>) {
     }
 }
 
+/// Waits for one part of the selection after the other, so that no question is about more tasks than the server looks
+/// at with ease. Tasks begin in the order of their ids, so the sum is close to the truth while it grows.
 async fn until_over(
     client: &Client,
     screen: &Screen,
     selection: &Selection,
     bar: &ProgressBar,
 ) -> Result<Progress, Failure> {
-    let mut told_held = false;
-    let mut now = progress(client, selection, Duration::ZERO, 0).await?;
-    loop {
-        if now.over >= now.total {
-            return Ok(now);
-        }
-        bar.set_length(u64::try_from(now.total).unwrap_or(0));
-        bar.set_position(u64::try_from(now.over).unwrap_or(0));
-        bar.set_message(by_status(&now.tasks));
-        if is_held(&now) && !std::mem::replace(&mut told_held, true) {
-            let text = format!(
-                "{}: those that are left do not go on by themselves",
-                by_status(&now.tasks)
-            );
-            bar.suspend(|| screen.note(&text));
-        }
-        let (wait, seen_over) = next_question(&now, screen);
-        now = progress(client, selection, wait, seen_over).await?;
-        if screen.stderr_is_terminal {
-            tokio::time::sleep(BAR_EVERY).await;
-        } else if screen.verbose {
-            screen.note(&format!(
-                "{} of {} tasks are over: {}",
-                now.over,
-                now.total,
-                by_status(&now.tasks)
-            ));
+    let mut waiting = Waiting {
+        client,
+        screen,
+        bar,
+        before: Progress::of(BTreeMap::new()),
+        behind: 0,
+        told: None,
+    };
+    let parts = selection.parts();
+    waiting.behind = parts.iter().skip(1).map(Selection::known_tasks).sum();
+    for (number, part) in parts.iter().enumerate() {
+        let over = waiting.part(part).await?;
+        waiting.before = sum(&waiting.before, &over);
+        waiting.behind -= parts.get(number + 1).map_or(0, Selection::known_tasks);
+    }
+    Ok(waiting.before)
+}
+
+struct Waiting<'a> {
+    client: &'a Client,
+    screen: &'a Screen,
+    bar: &'a ProgressBar,
+    /// Of the parts that are over.
+    before: Progress,
+    /// Number of tasks in the parts that come.
+    behind: i64,
+    /// The last thing that was said about tasks that are held.
+    told: Option<&'static str>,
+}
+
+impl Waiting<'_> {
+    async fn part(&mut self, part: &Selection) -> Result<Progress, Failure> {
+        let mut now = progress(self.client, part, Duration::ZERO, 0).await?;
+        loop {
+            let missing = part.known_tasks() - now.total;
+            if missing > 0 {
+                return Err(Failure::usage(match (part.known_tasks(), missing) {
+                    (1, _) => "the task does not exist".to_owned(),
+                    (all, _) => format!("{missing} of {all} tasks do not exist"),
+                })
+                .remedy("`scitq-ctl task list` shows the tasks"));
+            }
+            if now.over >= now.total {
+                return Ok(now);
+            }
+            self.tell(&now);
+            let (wait, seen_over) = next_question(&now, self.screen);
+            let asked = Instant::now();
+            now = progress(self.client, part, wait, seen_over).await?;
+            // a server that stops answers early; the next question finds it gone, or another one
+            if asked.elapsed() < NOT_MORE_OFTEN && now.over < now.total {
+                tokio::time::sleep(NOT_MORE_OFTEN).await;
+            }
         }
     }
+
+    fn tell(&mut self, now: &Progress) {
+        let all = sum(&self.before, now);
+        let total = all.total + self.behind;
+        self.bar.set_length(u64::try_from(total).unwrap_or(0));
+        self.bar.set_position(u64::try_from(all.over).unwrap_or(0));
+        self.bar.set_message(by_status(&all.tasks));
+        if self.screen.verbose && !self.screen.stderr_is_terminal {
+            let by_status = by_status(&all.tasks);
+            self.screen.note(&format!(
+                "{} of {total} tasks are over: {by_status}",
+                all.over
+            ));
+        }
+        if let Some(held) = held(now).filter(|held| self.told != Some(*held)) {
+            self.told = Some(held);
+            self.bar.suspend(|| self.screen.note(held));
+        }
+    }
+}
+
+fn sum(one: &Progress, other: &Progress) -> Progress {
+    let mut tasks = one.tasks.clone();
+    for (status, number) in &other.tasks {
+        *tasks.entry(status.clone()).or_insert(0) += number;
+    }
+    Progress::of(tasks)
 }
 
 /// How long the server shall wait, and from how many ended tasks on it shall answer. Where nothing is drawn, only the
@@ -163,13 +242,19 @@ fn next_question(now: &Progress, screen: &Screen) -> (Duration, i64) {
     }
 }
 
-/// True when no task that is left goes on by itself: it is held by a person, or waits for tasks that are not running.
-fn is_held(progress: &Progress) -> bool {
-    let held: i64 = ["waiting", "paused", "debug"]
-        .iter()
-        .filter_map(|status| progress.tasks.get(*status))
-        .sum();
-    held > 0 && progress.over + held == progress.total
+/// What is said when none of the tasks that are left goes on by itself, or perhaps not.
+fn held(progress: &Progress) -> Option<&'static str> {
+    let count = |status: &str| progress.tasks.get(status).copied().unwrap_or(0);
+    let (waiting, paused) = (count("waiting"), count("paused") + count("debug"));
+    if waiting + paused == 0 || progress.over + waiting + paused < progress.total {
+        None
+    } else if waiting > 0 {
+        Some(
+            "the tasks that are left wait for other tasks to succeed: where one of those has failed, they do not go on",
+        )
+    } else {
+        Some("the tasks that are left are held (paused or debug): they do not go on by themselves")
+    }
 }
 
 fn bar() -> ProgressBar {
@@ -195,11 +280,40 @@ mod tests {
 
     #[test]
     fn held_is_told_only_when_nothing_goes_on() {
-        assert!(is_held(&of(&[("waiting", 2), ("failed", 1)])));
-        assert!(is_held(&of(&[("paused", 1), ("debug", 1)])));
-        assert!(!is_held(&of(&[("waiting", 2), ("running", 1)])));
-        assert!(!is_held(&of(&[("succeeded", 2)])));
-        assert!(!is_held(&of(&[])));
+        assert!(
+            held(&of(&[("waiting", 2), ("failed", 1)]))
+                .unwrap()
+                .contains("wait for other tasks")
+        );
+        assert!(
+            held(&of(&[("paused", 1), ("debug", 1)]))
+                .unwrap()
+                .contains("paused or debug")
+        );
+        for going_on in [
+            &[("waiting", 2), ("running", 1)][..],
+            &[("paused", 2), ("pending", 1)],
+            &[("failed", 2)],
+            &[],
+        ] {
+            assert_eq!(held(&of(going_on)), None, "{going_on:?}");
+        }
+    }
+
+    #[test]
+    fn long_selections_are_asked_for_in_parts() {
+        let parts = Selection::Tasks((1..=2500).collect()).parts();
+        let lengths: Vec<i64> = parts.iter().map(Selection::known_tasks).collect();
+        assert_eq!(lengths, [1000, 1000, 500]);
+        assert_eq!(
+            Selection::Batch("b".to_owned()).parts(),
+            [Selection::Batch("b".to_owned())]
+        );
+        let all = sum(
+            &of(&[("failed", 1), ("succeeded", 2)]),
+            &of(&[("succeeded", 3)]),
+        );
+        assert_eq!(all, of(&[("failed", 1), ("succeeded", 5)]));
     }
 
     #[test]

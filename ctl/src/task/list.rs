@@ -28,9 +28,9 @@ pub struct ListTasks {
     /// Only those with one of these ids, separated by commas
     #[arg(short, long, value_name = "ID", value_delimiter = ',')]
     id: Vec<i64>,
-    /// Only those with this label; may be repeated, then all of them
+    /// Only those with this label
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = label)]
-    label: Vec<(String, String)>,
+    label: Option<(String, String)>,
     /// How much is shown.
     #[command(flatten)]
     list: ListArguments,
@@ -55,11 +55,8 @@ impl ListTasks {
         filter.extend((!statuses.is_empty()).then(|| ("status", statuses.join(","))));
         filter.extend(self.name.clone().map(|name| ("name", name)));
         filter.extend((!ids.is_empty()).then(|| ("id", ids.join(","))));
-        filter.extend(
-            self.label
-                .iter()
-                .map(|(key, value)| ("label", format!("{key}={value}"))),
-        );
+        let label = self.label.as_ref();
+        filter.extend(label.map(|(key, value)| ("label", format!("{key}={value}"))));
         filter
     }
 }

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use futures::StreamExt as _;
 
 use super::{get, is_over};
 use crate::client::Client;
@@ -107,16 +106,13 @@ async fn first_execution(id: i64, client: &Client) -> Result<Option<i64>, Failur
         if task.execution_id.is_some() || is_over(&task.status) {
             return Ok(task.execution_id);
         }
-        // The server answers, or at least goes on with its answer, when the first execution comes.
-        let answer = client
-            .open(&parts, &[("follow", "true".to_owned())])
-            .await?;
-        let task = get(client, id).await?;
-        if task.execution_id.is_some() {
-            return Ok(task.execution_id);
-        }
-        if !matches!(answer.bytes_stream().next().await, Some(Ok(_))) {
-            tokio::time::sleep(FIRST_EXECUTION_AGAIN).await;
+        // The server answers when the first execution comes; when it stops before, it refuses.
+        match client.open(&parts, &[("follow", "true".to_owned())]).await {
+            Ok(answer) => drop(answer),
+            Err(failure) if failure.status() == Some(404) => {
+                tokio::time::sleep(FIRST_EXECUTION_AGAIN).await;
+            }
+            Err(failure) => return Err(failure),
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::waiting::{Ending, Selection, wait};
 /// How many of the failed tasks are told.
 const TOLD: usize = 5;
 /// How many ids are asked for at once.
-const IDS_AT_ONCE: usize = 500;
+const IDS_AT_ONCE: usize = 200;
 
 /// Arguments of `task wait`.
 ///
@@ -98,16 +98,6 @@ pub async fn until_over(
     };
     match ending {
         Ending::Over(progress) => {
-            if let Selection::Tasks(ids) = selection
-                && let Some(missing) = missing(ids.len(), &progress)
-            {
-                return Err(Failure::usage(format!(
-                    "{} of the {} do not exist",
-                    missing,
-                    count(ids.len(), "task")
-                ))
-                .remedy(where_to_look(selection)));
-            }
             if progress.succeeded == progress.total {
                 return Ok((Some(progress), ExitCode::SUCCESS));
             }
@@ -134,13 +124,6 @@ fn where_to_look(selection: &Selection) -> &'static str {
         Selection::Tasks(_) => "`scitq-ctl task list` shows the tasks",
         Selection::Batch(_) => "`scitq-ctl batch list` shows the batches",
     }
-}
-
-/// How many of the tasks asked for the server does not know.
-fn missing(asked: usize, progress: &Progress) -> Option<usize> {
-    asked
-        .checked_sub(usize::try_from(progress.total).unwrap_or(0))
-        .filter(|missing| *missing > 0)
 }
 
 fn summary(progress: &Progress) -> String {
@@ -226,7 +209,5 @@ mod tests {
     #[test]
     fn each_task_is_asked_for_once() {
         assert_eq!(tasks(vec![3, 1, 3]), Selection::Tasks(vec![1, 3]));
-        assert_eq!(missing(3, &of(&[("failed", 1)])), Some(2));
-        assert_eq!(missing(1, &of(&[("failed", 1)])), None);
     }
 }
