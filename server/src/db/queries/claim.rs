@@ -130,7 +130,7 @@ fn dispatch(epoch: Epoch, array: String) -> Statement {
         .sql(", row_version = task.row_version + 1 FROM ")
         .rows::<DispatchRow>(array)
         .sql(
-            " WHERE task.id = r.id AND task.row_version = r.row_version AND task.status = 'pending' \
+            " WHERE task.id = r.id AND task.row_version = r.row_version \
              RETURNING task.id, task.priority, task.dispatch_id, task.dispatched_at, task.name, task.command, task.shell, \
              task.container, task.container_options, task.input, task.output, task.resource, task.download_timeout, \
              task.run_timeout, task.use_cache, task.weight, task.uid, task.gid, task.revision",

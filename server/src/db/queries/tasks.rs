@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 
-use diesel::dsl::exists;
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
 use diesel_async::RunQueryDsl;
 use scitq_shared::api::TaskView;
@@ -57,8 +56,8 @@ async fn rows(conn: &mut Conn, filter: &TaskFilter, page: &PageRequest) -> Resul
         let labelled = task_label::table
             .filter(task_label::key.eq(text(key)))
             .filter(task_label::value.eq(text(value)))
-            .filter(task_label::task_id.eq(tasks_table::id));
-        query = query.filter(exists(labelled));
+            .select(task_label::task_id);
+        query = query.filter(tasks_table::id.eq_any(labelled));
     }
     let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
     query = match (page.descending, page.after) {
