@@ -87,10 +87,15 @@ impl Core {
         stdout_from: Option<u64>,
         stderr_from: Option<u64>,
     ) {
+        let Some(ended) = self.ended.get_mut(&attempt) else {
+            return;
+        };
+        // What is on its way already comes without being asked for.
+        let (end, output) = (end && ended.reported, ended.output_sent);
         if end {
             self.repeat(now, attempt);
         }
-        let Some(ended) = self.ended.get_mut(&attempt) else {
+        let Some(ended) = self.ended.get_mut(&attempt).filter(|_| output) else {
             return;
         };
         if stdout_from.is_none() && stderr_from.is_none() {
