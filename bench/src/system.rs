@@ -91,7 +91,6 @@ impl System {
             "up".to_owned(),
             format!("--listen=127.0.0.1:{port}"),
             format!("--data-dir={}", scratch.path().join("data").display()),
-            format!("--concurrency={}", options.concurrency),
             format!("--config={file}"),
         ];
         let program = Program::start(
