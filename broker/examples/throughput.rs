@@ -76,12 +76,12 @@ async fn measure(name: &str, broker: &Broker, messages: usize) -> Outcome<()> {
     );
 
     let began = Instant::now();
-    let (published, consumed) = tokio::join!(
+    let outcomes = tokio::join!(
         publish(&publisher, &queue.name, messages),
         consume(&consumer, &queue.name, messages)
     );
-    published?;
-    consumed?;
+    outcomes.0?;
+    outcomes.1?;
     report(name, "both at once", messages, began.elapsed());
 
     let settled = QueueSpec {
@@ -90,12 +90,12 @@ async fn measure(name: &str, broker: &Broker, messages: usize) -> Outcome<()> {
     };
     publisher.declare_queue(&settled).await?;
     let began = Instant::now();
-    let (published, consumed) = tokio::join!(
+    let outcomes = tokio::join!(
         publish(&publisher, &settled.name, messages),
         consume(&consumer, &settled.name, messages)
     );
-    published?;
-    consumed?;
+    outcomes.0?;
+    outcomes.1?;
     report(
         name,
         "both at once, in-process confirmed when settled",
