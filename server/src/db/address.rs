@@ -13,23 +13,34 @@ pub(super) enum Address {
 
 /// Reads an address: `postgres://…`, `postgresql://…` or `sqlite:PATH`.
 pub(super) fn parse(url: &SecretUrl) -> Result<Address, DbError> {
-    let invalid = |reason: &str| DbError::Invalid { address: url.masked(), reason: reason.to_owned() };
+    let invalid = |reason: &str| DbError::Invalid {
+        address: url.masked(),
+        reason: reason.to_owned(),
+    };
     let text = url.expose();
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         return Ok(Address::Postgres(text.to_owned()));
     }
     let Some(path) = text.strip_prefix("sqlite:") else {
-        return Err(invalid("expected postgres://USER:PASSWORD@HOST/DATABASE or sqlite:PATH"));
+        return Err(invalid(
+            "expected postgres://USER:PASSWORD@HOST/DATABASE or sqlite:PATH",
+        ));
     };
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path.contains('\0') {
         return Err(invalid("expected a path behind sqlite:"));
     }
     if path == ":memory:" {
-        return Err(invalid("a database in memory would be a different one for each connection: give a path"));
+        return Err(invalid(
+            "a database in memory would be a different one for each connection: give a path",
+        ));
     }
     // SQLite would read such a path as a URI.
-    let path = if path.starts_with("file:") { format!("./{path}") } else { path.to_owned() };
+    let path = if path.starts_with("file:") {
+        format!("./{path}")
+    } else {
+        path.to_owned()
+    };
     Ok(Address::Sqlite(path))
 }
 
@@ -41,8 +52,14 @@ mod tests {
     fn addresses() {
         let sqlite = |path: &str| Some(Address::Sqlite(path.to_owned()));
         let table = [
-            ("postgres://u:p@h/d", Some(Address::Postgres("postgres://u:p@h/d".to_owned()))),
-            ("postgresql://h/d", Some(Address::Postgres("postgresql://h/d".to_owned()))),
+            (
+                "postgres://u:p@h/d",
+                Some(Address::Postgres("postgres://u:p@h/d".to_owned())),
+            ),
+            (
+                "postgresql://h/d",
+                Some(Address::Postgres("postgresql://h/d".to_owned())),
+            ),
             ("sqlite:data/a.db", sqlite("data/a.db")),
             ("sqlite:///var/lib/a.db", sqlite("/var/lib/a.db")),
             ("sqlite:/var/lib/a.db", sqlite("/var/lib/a.db")),

@@ -25,20 +25,33 @@ pub(super) struct Piece<'a> {
 
 /// The part of a stream that a chunk holds.
 fn span(new: &NewChunk) -> Span {
-    Span { low: new.offset, high: new.offset.saturating_add(u64::from(new.chunk.length)) }
+    Span {
+        low: new.offset,
+        high: new.offset.saturating_add(u64::from(new.chunk.length)),
+    }
 }
 
 fn bad(new: &NewChunk, reason: String) -> DbError {
-    DbError::BadChunk { attempt: new.attempt, stream: new.stream, offset: new.offset, reason }
+    DbError::BadChunk {
+        attempt: new.attempt,
+        stream: new.stream,
+        offset: new.offset,
+        reason,
+    }
 }
 
 /// Makes sure that every chunk can be read back before it is stored.
 pub(super) fn verify(chunks: &[NewChunk]) -> Result<(), DbError> {
     for new in chunks {
         if span(new).high > i64::MAX.unsigned_abs() {
-            return Err(bad(new, "its offset is beyond what any stream reaches".to_owned()));
+            return Err(bad(
+                new,
+                "its offset is beyond what any stream reaches".to_owned(),
+            ));
         }
-        new.chunk.unpack().map_err(|error| bad(new, error.to_string()))?;
+        new.chunk
+            .unpack()
+            .map_err(|error| bad(new, error.to_string()))?;
     }
     Ok(())
 }
@@ -65,18 +78,34 @@ pub(super) fn plan<'a>(
     let mut pieces = Vec::with_capacity(chunks.len());
     for new in chunks {
         let key = (new.attempt, new.stream);
-        let cover = covers.entry(key).or_insert_with(|| Cover::of(stored.get(&key).map_or(&[], Vec::as_slice)));
+        let cover = covers
+            .entry(key)
+            .or_insert_with(|| Cover::of(stored.get(&key).map_or(&[], Vec::as_slice)));
         let whole = span(new);
         let lacking = cover.add(whole);
         if lacking.as_slice() == [whole] {
-            pieces.push(Piece { key, offset: new.offset, chunk: Cow::Borrowed(&new.chunk) });
+            pieces.push(Piece {
+                key,
+                offset: new.offset,
+                chunk: Cow::Borrowed(&new.chunk),
+            });
         } else if !lacking.is_empty() {
-            let bytes = new.chunk.unpack().map_err(|error| bad(new, error.to_string()))?;
+            let bytes = new
+                .chunk
+                .unpack()
+                .map_err(|error| bad(new, error.to_string()))?;
             for part in lacking {
-                let place = |offset: u64| usize::try_from(offset - new.offset).unwrap_or(usize::MAX);
-                let cut = bytes.get(place(part.low)..place(part.high)).unwrap_or_default();
+                let place =
+                    |offset: u64| usize::try_from(offset - new.offset).unwrap_or(usize::MAX);
+                let cut = bytes
+                    .get(place(part.low)..place(part.high))
+                    .unwrap_or_default();
                 let chunk = Chunk::pack(cut).map_err(|error| bad(new, error.to_string()))?;
-                pieces.push(Piece { key, offset: part.low, chunk: Cow::Owned(chunk) });
+                pieces.push(Piece {
+                    key,
+                    offset: part.low,
+                    chunk: Cow::Owned(chunk),
+                });
             }
         }
     }
@@ -113,7 +142,10 @@ impl Cover {
             low = low.max(end);
         }
         if low < new.high {
-            lacking.push(Span { low, high: new.high });
+            lacking.push(Span {
+                low,
+                high: new.high,
+            });
         }
         for part in &lacking {
             self.parts.insert(part.low, part.high);
@@ -131,7 +163,13 @@ mod tests {
 
     fn chunk(attempt: AttemptId, offset: u64, bytes: &[u8]) -> NewChunk {
         let chunk = Chunk::pack(bytes).unwrap();
-        NewChunk { attempt, task: TaskId(1), stream: Stream::Stdout, offset, chunk }
+        NewChunk {
+            attempt,
+            task: TaskId(1),
+            stream: Stream::Stdout,
+            offset,
+            chunk,
+        }
     }
 
     #[test]
@@ -139,7 +177,10 @@ mod tests {
         let attempt = AttemptId::generate();
         let mut damaged = chunk(attempt, 7, &[b'a'; 1000]);
         damaged.chunk.data.truncate(3);
-        assert!(matches!(verify(&[damaged]), Err(DbError::BadChunk { offset: 7, .. })));
+        assert!(matches!(
+            verify(&[damaged]),
+            Err(DbError::BadChunk { offset: 7, .. })
+        ));
         let far = chunk(attempt, u64::MAX - 1, b"abc");
         assert!(matches!(verify(&[far]), Err(DbError::BadChunk { .. })));
     }

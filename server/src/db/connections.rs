@@ -18,7 +18,12 @@ pub(super) async fn check_out<C>(
 ) -> Result<C, DbError> {
     match tokio::time::timeout(WAIT_LIMIT, taken).await {
         Ok(Ok(conn)) => Ok(conn),
-        Ok(Err(error)) => Err(DbError::Unreachable { address: address.to_owned(), reason: error.to_string() }),
-        Err(_) => Err(DbError::Busy { reason: format!("no connection to {address} was free within {WAIT_LIMIT:?}") }),
+        Ok(Err(error)) => Err(DbError::Unreachable {
+            address: address.to_owned(),
+            reason: error.to_string(),
+        }),
+        Err(_) => Err(DbError::Busy {
+            reason: format!("no connection to {address} was free within {WAIT_LIMIT:?}"),
+        }),
     }
 }

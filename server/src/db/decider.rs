@@ -21,9 +21,14 @@ impl Decider {
 
     /// Asks, and gives back what was loaded. Fails when the caller has gone: nothing is written then.
     pub(super) async fn decide(&self, loaded: Loaded) -> Result<(Projection, Loaded), DbError> {
-        let gone = || DbError::Refused { reason: "nobody waits for the projection any more".to_owned() };
+        let gone = || DbError::Refused {
+            reason: "nobody waits for the projection any more".to_owned(),
+        };
         let (answer, answered) = oneshot::channel();
-        self.questions.send((loaded, answer)).await.map_err(|_| gone())?;
+        self.questions
+            .send((loaded, answer))
+            .await
+            .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())
     }
 }

@@ -85,7 +85,10 @@ pub enum DbError {
 impl DbError {
     /// True when the same request may succeed later: the fault lies with the connection or with other writers.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy { .. } | Self::Connection { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Busy { .. } | Self::Connection { .. }
+        )
     }
 }
 

@@ -71,9 +71,19 @@ impl Ends {
 }
 
 /// A stream's end out of its columns.
-pub(super) fn end(length: Option<i64>, cut_from: Option<i64>, cut_to: Option<i64>) -> Option<StreamEnd> {
-    let cut = cut_from.zip(cut_to).map(|(from, to)| Cut { from: unsigned(from), to: unsigned(to) });
-    length.map(|length| StreamEnd { length: unsigned(length), cut })
+pub(super) fn end(
+    length: Option<i64>,
+    cut_from: Option<i64>,
+    cut_to: Option<i64>,
+) -> Option<StreamEnd> {
+    let cut = cut_from.zip(cut_to).map(|(from, to)| Cut {
+        from: unsigned(from),
+        to: unsigned(to),
+    });
+    length.map(|length| StreamEnd {
+        length: unsigned(length),
+        cut,
+    })
 }
 
 impl ExecutionRow {
@@ -91,7 +101,9 @@ impl ExecutionRow {
     ) -> Result<ExecutionView, DbError> {
         use scitq_shared::transition::AttemptState;
         let state = attempt_state(&self.state)?;
-        let status = state.status().map_or("", scitq_shared::execution::ExecutionStatus::as_str);
+        let status = state
+            .status()
+            .map_or("", scitq_shared::execution::ExecutionStatus::as_str);
         let bytes = |length: Option<i64>, stored: StreamState| {
             length.unwrap_or_else(|| i64::try_from(stored.stored_end).unwrap_or(i64::MAX))
         };

@@ -51,7 +51,11 @@ const CONNECTION: &[&str] = &[
     "read-only transaction",
     "interrupted",
 ];
-const CORRUPT: &[&str] = &["disk image is malformed", "file is not a database", "invalid page in block"];
+const CORRUPT: &[&str] = &[
+    "disk image is malformed",
+    "file is not a database",
+    "invalid page in block",
+];
 
 fn fault_of_text(message: &str) -> Fault {
     let message = message.to_lowercase();
@@ -64,14 +68,13 @@ fn fault_of_text(message: &str) -> Fault {
     }
 }
 
-fn fault_of_kind(kind: &DatabaseErrorKind, message: &str) -> Fault {
+fn fault_of_kind(kind: DatabaseErrorKind, message: &str) -> Fault {
     match kind {
-        DatabaseErrorKind::SerializationFailure => Fault::Busy,
         DatabaseErrorKind::UnableToSendCommand
         | DatabaseErrorKind::ClosedConnection
         | DatabaseErrorKind::ReadOnlyTransaction => Fault::Connection,
         // Two writers inserted the same key at once (a batch, a worker, an idempotency key): the second attempt sees it.
-        DatabaseErrorKind::UniqueViolation => Fault::Busy,
+        DatabaseErrorKind::SerializationFailure | DatabaseErrorKind::UniqueViolation => Fault::Busy,
         DatabaseErrorKind::ForeignKeyViolation
         | DatabaseErrorKind::NotNullViolation
         | DatabaseErrorKind::CheckViolation => Fault::Data,
@@ -83,7 +86,7 @@ impl From<Error> for DbError {
     fn from(error: Error) -> Self {
         let reason = error.to_string();
         match error {
-            Error::DatabaseError(kind, _) => match fault_of_kind(&kind, &reason) {
+            Error::DatabaseError(kind, _) => match fault_of_kind(kind, &reason) {
                 Fault::Busy => Self::Busy { reason },
                 Fault::Connection => Self::Connection { reason },
                 Fault::Data => Self::Refused { reason },
@@ -91,9 +94,9 @@ impl From<Error> for DbError {
             },
             Error::DeserializationError(_) => Self::Corrupt { reason },
             Error::RollbackErrorOnCommit { commit_error, .. } => Self::from(*commit_error),
-            Error::BrokenTransactionManager | Error::AlreadyInTransaction | Error::NotInTransaction => {
-                Self::Connection { reason }
-            }
+            Error::BrokenTransactionManager
+            | Error::AlreadyInTransaction
+            | Error::NotInTransaction => Self::Connection { reason },
             _ => Self::Refused { reason },
         }
     }
@@ -108,15 +111,28 @@ mod tests {
         let table = [
             ("deadlock detected", Fault::Busy),
             ("database is locked", Fault::Busy),
-            ("could not extend file \"base/5/1\": No space left on device", Fault::Connection),
+            (
+                "could not extend file \"base/5/1\": No space left on device",
+                Fault::Connection,
+            ),
             ("database or disk is full", Fault::Connection),
-            ("terminating connection due to administrator command", Fault::Connection),
-            ("invalid byte sequence for encoding \"UTF8\": 0x00", Fault::Data),
+            (
+                "terminating connection due to administrator command",
+                Fault::Connection,
+            ),
+            (
+                "invalid byte sequence for encoding \"UTF8\": 0x00",
+                Fault::Data,
+            ),
             ("value out of range for type integer", Fault::Data),
             ("database disk image is malformed", Fault::Corrupt),
         ];
         for (message, fault) in table {
-            assert_eq!(fault_of_kind(&DatabaseErrorKind::Unknown, message), fault, "{message}");
+            assert_eq!(
+                fault_of_kind(DatabaseErrorKind::Unknown, message),
+                fault,
+                "{message}"
+            );
         }
     }
 }

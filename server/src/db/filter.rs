@@ -45,6 +45,10 @@ pub struct PageRequest {
 
 impl Default for PageRequest {
     fn default() -> Self {
-        Self { after: None, limit: 100, descending: false }
+        Self {
+            after: None,
+            limit: 100,
+            descending: false,
+        }
     }
 }

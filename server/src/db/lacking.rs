@@ -13,14 +13,26 @@ pub(super) struct Span {
 /// taken as far as it does.
 pub(super) fn kept(end: StreamEnd) -> Vec<Span> {
     let parts = match end.cut {
-        None => vec![Span { low: 0, high: end.length }],
+        None => vec![Span {
+            low: 0,
+            high: end.length,
+        }],
         Some(cut) => {
             let from = cut.from.min(end.length);
             let to = cut.to.clamp(from, end.length);
-            vec![Span { low: 0, high: from }, Span { low: to, high: end.length }]
+            vec![
+                Span { low: 0, high: from },
+                Span {
+                    low: to,
+                    high: end.length,
+                },
+            ]
         }
     };
-    parts.into_iter().filter(|span| span.low < span.high).collect()
+    parts
+        .into_iter()
+        .filter(|span| span.low < span.high)
+        .collect()
 }
 
 /// How many bytes of a stream are kept.
@@ -30,7 +42,10 @@ pub(super) fn kept_bytes(end: StreamEnd) -> u64 {
 
 /// The first kept byte that is not stored. `gaps` are the parts before `stored_end` that are not stored, in order.
 pub(super) fn first_lacking(end: StreamEnd, gaps: &[Span], stored_end: u64) -> Option<u64> {
-    let behind = Span { low: stored_end, high: u64::MAX };
+    let behind = Span {
+        low: stored_end,
+        high: u64::MAX,
+    };
     let lacking = kept(end).into_iter().flat_map(|kept| {
         let missing = gaps.iter().copied().chain(std::iter::once(behind));
         missing.filter_map(move |gap| {
@@ -53,11 +68,20 @@ mod tests {
 
     #[test]
     fn the_cut_is_not_lacking() {
-        let whole = StreamEnd { length: 100, cut: None };
-        let cut = StreamEnd { length: 100, cut: Some(Cut { from: 30, to: 80 }) };
+        let whole = StreamEnd {
+            length: 100,
+            cut: None,
+        };
+        let cut = StreamEnd {
+            length: 100,
+            cut: Some(Cut { from: 30, to: 80 }),
+        };
         assert_eq!(first_lacking(whole, &[], 100), None);
         assert_eq!(first_lacking(whole, &[], 99), Some(99));
-        assert_eq!(first_lacking(whole, &[span(0, 5), span(7, 9)], 100), Some(0));
+        assert_eq!(
+            first_lacking(whole, &[span(0, 5), span(7, 9)], 100),
+            Some(0)
+        );
         assert_eq!(first_lacking(whole, &[], 0), Some(0));
         assert_eq!(first_lacking(cut, &[span(30, 80)], 100), None);
         assert_eq!(first_lacking(cut, &[span(20, 80)], 100), Some(20));
@@ -70,7 +94,10 @@ mod tests {
     #[test]
     fn a_senseless_cut_does_no_harm() {
         for (from, to) in [(80, 30), (200, 300), (0, u64::MAX), (u64::MAX, 0)] {
-            let end = StreamEnd { length: 100, cut: Some(Cut { from, to }) };
+            let end = StreamEnd {
+                length: 100,
+                cut: Some(Cut { from, to }),
+            };
             assert!(kept_bytes(end) <= 100, "{from} {to}");
         }
     }

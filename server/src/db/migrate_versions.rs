@@ -5,8 +5,15 @@ use super::DbError;
 /// `applied` are the versions in the database, `known` those of this program.
 pub(super) fn check(applied: &[String], known: &[String]) -> Result<(), DbError> {
     let newest_known = known.iter().max().cloned().unwrap_or_default();
-    match applied.iter().filter(|version| !known.contains(version)).max() {
-        Some(found) => Err(DbError::NewerSchema { found: found.clone(), known: newest_known }),
+    match applied
+        .iter()
+        .filter(|version| !known.contains(version))
+        .max()
+    {
+        Some(found) => Err(DbError::NewerSchema {
+            found: found.clone(),
+            known: newest_known,
+        }),
         None => Ok(()),
     }
 }
@@ -23,7 +30,13 @@ mod tests {
     fn an_unknown_migration_is_refused() {
         assert_eq!(check(&[], &versions(&["1"])), Ok(()));
         assert_eq!(check(&versions(&["1"]), &versions(&["1", "2"])), Ok(()));
-        let newer = DbError::NewerSchema { found: "3".to_owned(), known: "2".to_owned() };
-        assert_eq!(check(&versions(&["3", "1", "2"]), &versions(&["1", "2"])), Err(newer));
+        let newer = DbError::NewerSchema {
+            found: "3".to_owned(),
+            known: "2".to_owned(),
+        };
+        assert_eq!(
+            check(&versions(&["3", "1", "2"]), &versions(&["1", "2"])),
+            Err(newer)
+        );
     }
 }

@@ -36,13 +36,17 @@ use address::Address;
 
 pub use claim::{BatchLoad, Claim};
 pub use created::Created;
+use decider::Decider;
 pub use error::{DbError, SubmitError};
 pub use filter::{ExecutionFilter, PageRequest, TaskFilter};
 pub use known_worker::{Capacity, Greeted, HeldAttempts, ListedAttempt, LiveAttempt, WorkerChange};
 pub use projection::{
-    AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection, TaskChange,
+    AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection,
+    TaskChange,
 };
-use scitq_shared::api::{BatchView, CounterMismatch, ExecutionView, Progress, TaskView, WorkerView};
+use scitq_shared::api::{
+    BatchView, CounterMismatch, ExecutionView, Progress, TaskView, WorkerView,
+};
 use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::Stream;
@@ -51,7 +55,6 @@ use scitq_shared::secret::SecretUrl;
 use scitq_shared::submit::ValidTask;
 use scitq_shared::worker::DesiredState;
 pub use stored_output::{OutputState, StoredChunk, StreamState};
-use decider::Decider;
 use tokio::runtime::Handle;
 
 /// The database, shared: clones use the same connections.
@@ -93,7 +96,10 @@ macro_rules! call {
 }
 
 /// Runs a call to its end, whether or not its caller waits for it.
-async fn run<T, E>(runtime: &Handle, call: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+async fn run<T, E>(
+    runtime: &Handle,
+    call: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E>
 where
     T: Send + 'static,
     E: From<DbError> + Send + 'static,
@@ -102,12 +108,17 @@ where
 }
 
 /// The outcome of a call that ran as a task; a panic in it goes on in the caller.
-fn finished<T, E: From<DbError>>(outcome: Result<Result<T, E>, tokio::task::JoinError>) -> Result<T, E> {
+fn finished<T, E: From<DbError>>(
+    outcome: Result<Result<T, E>, tokio::task::JoinError>,
+) -> Result<T, E> {
     match outcome {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(DbError::Connection { reason: "the program is shutting down".to_owned() }.into()),
+            Err(_) => Err(DbError::Connection {
+                reason: "the program is shutting down".to_owned(),
+            }
+            .into()),
         },
     }
 }
@@ -119,8 +130,12 @@ impl Database {
     pub async fn connect(url: &SecretUrl, pool_size: usize) -> Result<Self, DbError> {
         let runtime = Handle::current();
         let backend = match address::parse(url)? {
-            Address::Postgres(text) => Backend::Postgres(postgres::Pool::connect(&text, url.masked(), pool_size).await?),
-            Address::Sqlite(path) => Backend::Sqlite(sqlite::Pool::connect(&path, url.masked(), pool_size).await?),
+            Address::Postgres(text) => {
+                Backend::Postgres(postgres::Pool::connect(&text, url.masked(), pool_size).await?)
+            }
+            Address::Sqlite(path) => {
+                Backend::Sqlite(sqlite::Pool::connect(&path, url.masked(), pool_size).await?)
+            }
         };
         Ok(Self { backend, runtime })
     }
@@ -150,7 +165,11 @@ impl Database {
     }
 
     /// A page of tasks, by id.
-    pub async fn tasks(&self, filter: &TaskFilter, page: &PageRequest) -> Result<Vec<TaskView>, DbError> {
+    pub async fn tasks(
+        &self,
+        filter: &TaskFilter,
+        page: &PageRequest,
+    ) -> Result<Vec<TaskView>, DbError> {
         let (filter, page) = (filter.clone(), page.clone());
         call!(self, tasks(&filter, &page))
     }
@@ -161,7 +180,11 @@ impl Database {
     }
 
     /// A page of executions, by id.
-    pub async fn executions(&self, filter: &ExecutionFilter, page: &PageRequest) -> Result<Vec<ExecutionView>, DbError> {
+    pub async fn executions(
+        &self,
+        filter: &ExecutionFilter,
+        page: &PageRequest,
+    ) -> Result<Vec<ExecutionView>, DbError> {
         let (filter, page) = (filter.clone(), page.clone());
         call!(self, executions(&filter, &page))
     }
@@ -195,7 +218,10 @@ impl Database {
     }
 
     /// How much of an execution's output is stored.
-    pub async fn output_state(&self, execution: ExecutionId) -> Result<Option<OutputState>, DbError> {
+    pub async fn output_state(
+        &self,
+        execution: ExecutionId,
+    ) -> Result<Option<OutputState>, DbError> {
         call!(self, output_state(execution))
     }
 
@@ -218,7 +244,12 @@ impl Database {
 
     /// Fills a batch's dispatch window: takes pending tasks, highest priority and then lowest id first, until `window`
     /// dispatches are not yet accepted, and gives each a new dispatch (D3).
-    pub async fn claim(&self, epoch: Epoch, batch: &BatchName, window: usize) -> Result<Claim, DbError> {
+    pub async fn claim(
+        &self,
+        epoch: Epoch,
+        batch: &BatchName,
+        window: usize,
+    ) -> Result<Claim, DbError> {
         let batch = batch.clone();
         call!(self, claim(epoch, &batch, window))
     }
@@ -252,11 +283,15 @@ impl Database {
         let mut running = match &self.backend {
             Backend::Postgres(pool) => {
                 let pool = pool.clone();
-                self.runtime.spawn(async move { postgres::queries::project(&pool, epoch, &needs, &chunks, &decider).await })
+                self.runtime.spawn(async move {
+                    postgres::queries::project(&pool, epoch, &needs, &chunks, &decider).await
+                })
             }
             Backend::Sqlite(pool) => {
                 let pool = pool.clone();
-                self.runtime.spawn(async move { sqlite::queries::project(&pool, epoch, &needs, &chunks, &decider).await })
+                self.runtime.spawn(async move {
+                    sqlite::queries::project(&pool, epoch, &needs, &chunks, &decider).await
+                })
             }
         };
         loop {
@@ -296,7 +331,11 @@ impl Database {
     }
 
     /// Sets workers offline that were silent for longer than `silent_for` by the database's clock. Answers them.
-    pub async fn set_offline(&self, epoch: Epoch, silent_for: Duration) -> Result<Vec<WorkerName>, DbError> {
+    pub async fn set_offline(
+        &self,
+        epoch: Epoch,
+        silent_for: Duration,
+    ) -> Result<Vec<WorkerName>, DbError> {
         call!(self, set_offline(epoch, silent_for))
     }
 
@@ -312,13 +351,20 @@ impl Database {
     }
 
     /// Changes what a worker is to be, under a new version. `None` when there is no such worker.
-    pub async fn change_worker(&self, name: &str, change: &WorkerChange) -> Result<Option<DesiredState>, DbError> {
+    pub async fn change_worker(
+        &self,
+        name: &str,
+        change: &WorkerChange,
+    ) -> Result<Option<DesiredState>, DbError> {
         let (name, change) = (name.to_owned(), change.clone());
         call!(self, change_worker(&name, &change))
     }
 
     /// What a worker is to be. `None` when there is no such worker.
-    pub async fn desired_state(&self, worker: &WorkerName) -> Result<Option<DesiredState>, DbError> {
+    pub async fn desired_state(
+        &self,
+        worker: &WorkerName,
+    ) -> Result<Option<DesiredState>, DbError> {
         let worker = worker.clone();
         call!(self, desired_state(worker.as_str()))
     }

@@ -1,4 +1,8 @@
 //! PostgreSQL: connections, and the queries compiled for it.
+#![expect(
+    clippy::duplicate_mod,
+    reason = "the queries are written once and compiled for each backend"
+)]
 
 pub(super) mod dialect;
 mod migrate;

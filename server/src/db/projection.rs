@@ -125,11 +125,3 @@ pub struct Projected {
     /// Executions that were written or whose output grew.
     pub executions: Vec<(AttemptId, ExecutionId)>,
 }
-
-#[cfg(test)]
-impl LoadedTask {
-    /// A task as the database would load it, for tests of the projection.
-    pub(crate) fn new(id: TaskId, batch: BatchName, state: TaskState, retries_left: u16, revision: Revision) -> Self {
-        Self { id, batch, state, retries_left, revision, row_version: 1 }
-    }
-}

@@ -18,16 +18,27 @@ fn refused(reason: String) -> DbError {
 }
 
 /// Joins the changes of each task into one. Refuses what does not follow from where the task stands.
-pub(super) fn tasks(loaded: &Loaded, changes: Vec<TaskChange>) -> Result<BTreeMap<TaskId, TaskChange>, DbError> {
+pub(super) fn tasks(
+    loaded: &Loaded,
+    changes: Vec<TaskChange>,
+) -> Result<BTreeMap<TaskId, TaskChange>, DbError> {
     let mut joined: BTreeMap<TaskId, TaskChange> = BTreeMap::new();
     for change in changes {
         let stands = match (joined.get(&change.task), loaded.tasks.get(&change.task)) {
             (Some(before), _) => before.to,
             (None, Some(task)) => task.state,
-            (None, None) => return Err(refused(format!("task {} was to change and is not there", change.task))),
+            (None, None) => {
+                return Err(refused(format!(
+                    "task {} was to change and is not there",
+                    change.task
+                )));
+            }
         };
         if stands != change.from {
-            return Err(refused(format!("task {} was to leave {:?}, but is in {stands:?}", change.task, change.from)));
+            return Err(refused(format!(
+                "task {} was to leave {:?}, but is in {stands:?}",
+                change.task, change.from
+            )));
         }
         match joined.entry(change.task) {
             Entry::Vacant(entry) => {
@@ -53,10 +64,15 @@ pub(super) fn attempts(
     let mut rows: BTreeMap<AttemptId, AttemptRow> = BTreeMap::new();
     for change in changes {
         if change.state == AttemptState::Unknown {
-            return Err(refused(format!("attempt {} was to become unknown", change.attempt)));
+            return Err(refused(format!(
+                "attempt {} was to become unknown",
+                change.attempt
+            )));
         }
         let known = loaded.attempts.get(&change.attempt);
-        let task = known.map(|known| known.task).or(change.report.as_ref().map(|report| report.task));
+        let task = known
+            .map(|known| known.task)
+            .or(change.report.as_ref().map(|report| report.task));
         if task.is_none_or(|task| !loaded.tasks.contains_key(&task)) {
             continue;
         }
@@ -81,9 +97,12 @@ pub(super) fn execution_of(
     let attempt = named.or_else(|| {
         let dispatch = change.from.dispatch()?.to_string();
         let fits = |row: &AttemptRow| {
-            row.task_id == Some(change.task.0) && row.dispatch_id.as_deref() == Some(dispatch.as_str())
+            row.task_id == Some(change.task.0)
+                && row.dispatch_id.as_deref() == Some(dispatch.as_str())
         };
-        rows.iter().find(|(_, row)| fits(row)).map(|(attempt, _)| *attempt)
+        rows.iter()
+            .find(|(_, row)| fits(row))
+            .map(|(attempt, _)| *attempt)
     })?;
     ids.get(&attempt).copied()
 }
@@ -94,11 +113,19 @@ fn row(change: &AttemptChange) -> AttemptRow {
         Some(Outcome::Failed { reason, detail }) => Some((*reason, detail.as_str())),
         Some(Outcome::Succeeded) | None => None,
     };
-    let failure = change.failure.as_ref().map(|(reason, detail)| (*reason, detail.as_str())).or(outcome);
+    let failure = change
+        .failure
+        .as_ref()
+        .map(|(reason, detail)| (*reason, detail.as_str()))
+        .or(outcome);
     let exit = report.and_then(|report| report.exit);
     let usage = report.and_then(|report| report.usage);
-    let stdout = report.and_then(|report| report.stdout).or_else(|| silent(change));
-    let stderr = report.and_then(|report| report.stderr).or_else(|| silent(change));
+    let stdout = report
+        .and_then(|report| report.stdout)
+        .or_else(|| silent(change));
+    let stderr = report
+        .and_then(|report| report.stderr)
+        .or_else(|| silent(change));
     let cut = |end: Option<StreamEnd>| end.and_then(|end| end.cut);
     AttemptRow {
         attempt_id: change.attempt.to_string(),
@@ -115,8 +142,20 @@ fn row(change: &AttemptChange) -> AttemptRow {
         accepted_at: report.map(|report| time_text(report.accepted_at)),
         started_at: report.and_then(|report| report.started_at).map(time_text),
         ended_at: report.and_then(|report| report.ended_at).map(time_text),
-        exit_code: exit.and_then(|exit| if let Exit::Code(code) = exit { Some(code) } else { None }),
-        signal: exit.and_then(|exit| if let Exit::Signal(signal) = exit { Some(signal) } else { None }),
+        exit_code: exit.and_then(|exit| {
+            if let Exit::Code(code) = exit {
+                Some(code)
+            } else {
+                None
+            }
+        }),
+        signal: exit.and_then(|exit| {
+            if let Exit::Signal(signal) = exit {
+                Some(signal)
+            } else {
+                None
+            }
+        }),
         failure_reason: failure.map(|(reason, _)| reason.as_str()),
         failure_detail: failure.map(|(_, detail)| text(detail)),
         user_cpu_ms: usage.map(|usage| number(usage.user_cpu_ms)),
@@ -149,8 +188,28 @@ fn overlay(row: &mut AttemptRow, new: AttemptRow) {
         row.announced_sequence = new.announced_sequence;
     }
     fill!(
-        task_id, batch, dispatch_id, epoch, revision, queued_at, accepted_at, started_at, ended_at, exit_code, signal,
-        failure_reason, failure_detail, user_cpu_ms, system_cpu_ms, peak_memory_bytes, memory_source, stdout_length,
-        stdout_cut_from, stdout_cut_to, stderr_length, stderr_cut_from, stderr_cut_to,
+        task_id,
+        batch,
+        dispatch_id,
+        epoch,
+        revision,
+        queued_at,
+        accepted_at,
+        started_at,
+        ended_at,
+        exit_code,
+        signal,
+        failure_reason,
+        failure_detail,
+        user_cpu_ms,
+        system_cpu_ms,
+        peak_memory_bytes,
+        memory_source,
+        stdout_length,
+        stdout_cut_from,
+        stdout_cut_to,
+        stderr_length,
+        stderr_cut_from,
+        stderr_cut_to,
     );
 }

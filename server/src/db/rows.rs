@@ -212,7 +212,11 @@ mod tests {
             .collect();
         assert_eq!(ids, (0..12_001).collect::<Vec<_>>());
         assert!(super::batches::<IdRow>(&[]).is_empty());
-        let long: Vec<WordRow> = (0..3).map(|_| WordRow { word: "x".repeat(3 * 1024 * 1024) }).collect();
+        let long: Vec<WordRow> = (0..3)
+            .map(|_| WordRow {
+                word: "x".repeat(3 * 1024 * 1024),
+            })
+            .collect();
         assert_eq!(super::batches(&long).len(), 3);
     }
 }

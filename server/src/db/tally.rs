@@ -31,7 +31,9 @@ impl Tally {
         self.changes.iter().flat_map(|(batch, statuses)| {
             let mut statuses: Vec<_> = statuses.iter().filter(|(_, delta)| **delta != 0).collect();
             statuses.sort_by_key(|(status, _)| status.as_str());
-            statuses.into_iter().map(move |(status, delta)| (batch.as_str(), *status, *delta))
+            statuses
+                .into_iter()
+                .map(move |(status, delta)| (batch.as_str(), *status, *delta))
         })
     }
 }
@@ -50,7 +52,11 @@ mod tests {
         let changes: Vec<_> = tally.changes().collect();
         assert_eq!(
             changes,
-            [("a", TaskStatus::Pending, 2), ("b", TaskStatus::Pending, -1), ("b", TaskStatus::Running, 1)]
+            [
+                ("a", TaskStatus::Pending, 2),
+                ("b", TaskStatus::Pending, -1),
+                ("b", TaskStatus::Running, 1)
+            ]
         );
     }
 }

@@ -14,15 +14,38 @@ pub(super) fn read(
     dispatch: Option<&str>,
     attempt: Option<&str>,
 ) -> Result<TaskState, DbError> {
-    let lacking = |column: &str| DbError::Corrupt { reason: format!("task.{column} is empty in status {status}") };
-    let dispatch = || parse("task.dispatch_id", dispatch.ok_or_else(|| lacking("dispatch_id"))?);
-    let attempt = || parse("task.attempt_id", attempt.ok_or_else(|| lacking("attempt_id"))?);
+    let lacking = |column: &str| DbError::Corrupt {
+        reason: format!("task.{column} is empty in status {status}"),
+    };
+    let dispatch = || {
+        parse(
+            "task.dispatch_id",
+            dispatch.ok_or_else(|| lacking("dispatch_id"))?,
+        )
+    };
+    let attempt = || {
+        parse(
+            "task.attempt_id",
+            attempt.ok_or_else(|| lacking("attempt_id"))?,
+        )
+    };
     Ok(match parse("task.status", status)? {
-        TaskStatus::Waiting => TaskState::Waiting { missing: u32::try_from(missing).unwrap_or(0) },
+        TaskStatus::Waiting => TaskState::Waiting {
+            missing: u32::try_from(missing).unwrap_or(0),
+        },
         TaskStatus::Pending => TaskState::Pending,
-        TaskStatus::Assigned => TaskState::Assigned { dispatch: dispatch()? },
-        TaskStatus::Accepted => TaskState::Accepted { dispatch: dispatch()?, attempt: attempt()? },
-        TaskStatus::Running => TaskState::Running { dispatch: dispatch()?, attempt: attempt()?, uploading },
+        TaskStatus::Assigned => TaskState::Assigned {
+            dispatch: dispatch()?,
+        },
+        TaskStatus::Accepted => TaskState::Accepted {
+            dispatch: dispatch()?,
+            attempt: attempt()?,
+        },
+        TaskStatus::Running => TaskState::Running {
+            dispatch: dispatch()?,
+            attempt: attempt()?,
+            uploading,
+        },
         TaskStatus::Succeeded => TaskState::Succeeded,
         TaskStatus::Failed => TaskState::Failed,
         TaskStatus::Cancelled => TaskState::Cancelled,
@@ -41,7 +64,13 @@ pub(super) fn missing(state: TaskState) -> i32 {
 
 /// True while the process has ended and the output is being stored.
 pub(super) fn is_uploading(state: TaskState) -> bool {
-    matches!(state, TaskState::Running { uploading: true, .. })
+    matches!(
+        state,
+        TaskState::Running {
+            uploading: true,
+            ..
+        }
+    )
 }
 
 /// The word for an attempt's state in its column.
@@ -64,7 +93,9 @@ pub(super) fn attempt_state(word: &str) -> Result<AttemptState, DbError> {
     AttemptState::ALL
         .into_iter()
         .find(|state| *state != AttemptState::Unknown && attempt_word(*state) == word)
-        .ok_or_else(|| DbError::Corrupt { reason: format!("execution.state is {word:?}") })
+        .ok_or_else(|| DbError::Corrupt {
+            reason: format!("execution.state is {word:?}"),
+        })
 }
 
 #[cfg(test)]
@@ -81,8 +112,16 @@ mod tests {
             TaskState::Pending,
             TaskState::Assigned { dispatch },
             TaskState::Accepted { dispatch, attempt },
-            TaskState::Running { dispatch, attempt, uploading: false },
-            TaskState::Running { dispatch, attempt, uploading: true },
+            TaskState::Running {
+                dispatch,
+                attempt,
+                uploading: false,
+            },
+            TaskState::Running {
+                dispatch,
+                attempt,
+                uploading: true,
+            },
             TaskState::Succeeded,
             TaskState::Failed,
             TaskState::Cancelled,
@@ -90,10 +129,12 @@ mod tests {
             TaskState::Debug,
         ];
         for state in states {
-            let columns = (state.dispatch().map(|id| id.to_string()), state.attempt().map(|id| id.to_string()));
-            let status = state.status();
+            let columns = (
+                state.dispatch().map(|id| id.to_string()),
+                state.attempt().map(|id| id.to_string()),
+            );
             let back = read(
-                status.as_str(),
+                state.status().as_str(),
                 is_uploading(state),
                 missing(state),
                 columns.0.as_deref(),
@@ -101,11 +142,23 @@ mod tests {
             );
             assert_eq!(back, Ok(state));
         }
-        for state in AttemptState::ALL.into_iter().filter(|state| *state != AttemptState::Unknown) {
+        for state in AttemptState::ALL
+            .into_iter()
+            .filter(|state| *state != AttemptState::Unknown)
+        {
             assert_eq!(attempt_state(attempt_word(state)), Ok(state));
         }
-        assert!(matches!(read("assigned", false, 0, None, None), Err(DbError::Corrupt { .. })));
-        assert!(matches!(read("asigned", false, 0, None, None), Err(DbError::Corrupt { .. })));
-        assert!(matches!(attempt_state("unknown"), Err(DbError::Corrupt { .. })));
+        assert!(matches!(
+            read("assigned", false, 0, None, None),
+            Err(DbError::Corrupt { .. })
+        ));
+        assert!(matches!(
+            read("asigned", false, 0, None, None),
+            Err(DbError::Corrupt { .. })
+        ));
+        assert!(matches!(
+            attempt_state("unknown"),
+            Err(DbError::Corrupt { .. })
+        ));
     }
 }

@@ -13,7 +13,8 @@ pub(super) fn text(text: &str) -> String {
 /// A time that both databases take: microseconds, and a year of four digits whatever a worker's clock says.
 pub(super) fn time(time: Timestamp) -> NaiveDateTime {
     let earliest = DateTime::<Utc>::UNIX_EPOCH;
-    let latest = DateTime::<Utc>::from_timestamp(253_402_300_799, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+    let latest =
+        DateTime::<Utc>::from_timestamp(253_402_300_799, 0).unwrap_or(DateTime::<Utc>::MAX_UTC);
     time.clamp(earliest, latest).naive_utc().trunc_subsecs(6)
 }
 
@@ -38,17 +39,24 @@ where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|error| DbError::Corrupt { reason: format!("{column} is {text:?}: {error}") })
+    text.parse().map_err(|error| DbError::Corrupt {
+        reason: format!("{column} is {text:?}: {error}"),
+    })
 }
 
 /// Reads a list or a map that was written as JSON; `column` is named when it cannot be read.
 pub(super) fn json<T: serde::de::DeserializeOwned>(column: &str, text: &str) -> Result<T, DbError> {
-    serde_json::from_str(text).map_err(|error| DbError::Corrupt { reason: format!("{column} is {text:?}: {error}") })
+    serde_json::from_str(text).map_err(|error| DbError::Corrupt {
+        reason: format!("{column} is {text:?}: {error}"),
+    })
 }
 
 /// Writes a list or a map as JSON.
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> String {
-    #[expect(clippy::expect_used, reason = "only texts, numbers, lists and maps with text keys are written: JSON takes them all")]
+    #[expect(
+        clippy::expect_used,
+        reason = "only texts, numbers, lists and maps with text keys are written: JSON takes them all"
+    )]
     serde_json::to_string(value).expect("lists and maps of texts are valid JSON")
 }
 

@@ -61,12 +61,12 @@ CREATE TABLE task (
 );
 CREATE UNIQUE INDEX task_idempotency_key ON task (idempotency_key) WHERE idempotency_key IS NOT NULL;
 -- The order of dispatch.
-CREATE INDEX task_pending ON task (batch, priority DESC, id) WHERE status = 'pending';
--- Lists by id with filters.
-CREATE INDEX task_batch ON task (batch, id);
-CREATE INDEX task_batch_status ON task (batch, status, id);
-CREATE INDEX task_status ON task (status, id);
-CREATE INDEX task_name ON task (name, id) WHERE name IS NOT NULL;
+CREATE INDEX task_pending ON task (batch, priority DESC) WHERE status = 'pending';
+-- Lists by id with filters: the id is the last part of every index by itself.
+CREATE INDEX task_batch ON task (batch);
+CREATE INDEX task_batch_status ON task (batch, status);
+CREATE INDEX task_status ON task (status);
+CREATE INDEX task_name ON task (name) WHERE name IS NOT NULL;
 
 -- The labels of tasks, to find tasks by; the task's row has them for reading.
 CREATE TABLE task_label (
@@ -127,10 +127,10 @@ CREATE TABLE execution (
     complete boolean NOT NULL DEFAULT false,
     created_at timestamp NOT NULL
 );
-CREATE INDEX execution_task ON execution (task_id, id);
-CREATE INDEX execution_batch ON execution (batch, id);
-CREATE INDEX execution_worker ON execution (worker, id);
-CREATE INDEX execution_state ON execution (state, id);
+CREATE INDEX execution_task ON execution (task_id);
+CREATE INDEX execution_batch ON execution (batch);
+CREATE INDEX execution_worker ON execution (worker);
+CREATE INDEX execution_state ON execution (state);
 CREATE INDEX execution_live ON execution (worker, incarnation) WHERE state IN ('accepted', 'running', 'uploading');
 
 -- How much of a stream is stored. The row is locked by whoever stores a piece of it.

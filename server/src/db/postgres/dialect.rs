@@ -13,7 +13,8 @@ pub(in crate::db) const FOR_SHARE: &str = " FOR SHARE";
 /// The database's time, in UTC; the same throughout a transaction.
 pub(in crate::db) const NOW: &str = "timezone('utc', now())";
 /// Waits until nobody else repairs the counters, and lets nobody else until the end of the transaction.
-pub(in crate::db) const LOCK_REPAIR: Option<&str> = Some("LOCK TABLE batch_counter IN SHARE ROW EXCLUSIVE MODE");
+pub(in crate::db) const LOCK_REPAIR: Option<&str> =
+    Some("LOCK TABLE batch_counter IN SHARE ROW EXCLUSIVE MODE");
 
 /// The FROM item named `r` that unfolds a parameter of JSON text: what stands before and behind the parameter.
 pub(in crate::db) fn unfold<R: BulkRow>() -> (&'static str, String) {
@@ -30,12 +31,17 @@ pub(in crate::db) fn unfold<R: BulkRow>() -> (&'static str, String) {
             format!("{name} {kind}")
         })
         .collect();
-    ("jsonb_to_recordset(", format!("::jsonb) AS r({})", columns.join(", ")))
+    (
+        "jsonb_to_recordset(",
+        format!("::jsonb) AS r({})", columns.join(", ")),
+    )
 }
 
 /// The database's time less a number of milliseconds, which is the parameter between the two parts.
-pub(in crate::db) const MILLISECONDS_AGO: (&str, &str) =
-    ("timezone('utc', now()) - make_interval(secs => CAST(", " AS double precision) / 1000)");
+pub(in crate::db) const MILLISECONDS_AGO: (&str, &str) = (
+    "timezone('utc', now()) - make_interval(secs => CAST(",
+    " AS double precision) / 1000)",
+);
 
 /// Begins a transaction that writes: READ COMMITTED, rows are locked as they are read.
 pub(in crate::db) async fn begin(conn: &mut Conn) -> QueryResult<()> {

@@ -1,5 +1,7 @@
 use diesel_async::pooled_connection::deadpool::{Object, Pool as Deadpool};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+};
 use diesel_async::{AsyncConnection, SimpleAsyncConnection};
 use futures::FutureExt;
 
@@ -16,8 +18,15 @@ pub(in crate::db) struct Pool {
 
 impl Pool {
     /// Connects once, brings the schema up to date, and keeps at most `size` connections from then on.
-    pub(in crate::db) async fn connect(url: &str, address: String, size: usize) -> Result<Self, DbError> {
-        let unreachable = |reason: String| DbError::Unreachable { address: address.clone(), reason };
+    pub(in crate::db) async fn connect(
+        url: &str,
+        address: String,
+        size: usize,
+    ) -> Result<Self, DbError> {
+        let unreachable = |reason: String| DbError::Unreachable {
+            address: address.clone(),
+            reason,
+        };
         let first = match tokio::time::timeout(CONNECT_LIMIT, establish(url)).await {
             Ok(Ok(conn)) => conn,
             Ok(Err(error)) => return Err(unreachable(error.to_string())),
@@ -26,7 +35,12 @@ impl Pool {
         let text = address.clone();
         match tokio::task::spawn_blocking(move || migrate::migrate(first, &text)).await {
             Ok(outcome) => outcome?,
-            Err(error) => return Err(DbError::Migration { address, reason: error.to_string() }),
+            Err(error) => {
+                return Err(DbError::Migration {
+                    address,
+                    reason: error.to_string(),
+                });
+            }
         }
         let mut config = ManagerConfig::default();
         // A closed connection and an open transaction are noticed without asking the server.
@@ -39,8 +53,14 @@ impl Pool {
         let connections = Deadpool::builder(manager)
             .max_size(size.max(1))
             .build()
-            .map_err(|error| DbError::Invalid { address: address.clone(), reason: error.to_string() })?;
-        Ok(Self { connections, address })
+            .map_err(|error| DbError::Invalid {
+                address: address.clone(),
+                reason: error.to_string(),
+            })?;
+        Ok(Self {
+            connections,
+            address,
+        })
     }
 
     /// Where the server is, password masked.
@@ -66,7 +86,11 @@ async fn establish(url: &str) -> diesel::ConnectionResult<Conn> {
     let set = |error| diesel::ConnectionError::CouldntSetupConfiguration(error);
     conn.batch_execute("SET jit = off").await.map_err(set)?;
     match conn.batch_execute("SET lc_messages = 'C'").await {
-        Ok(()) | Err(diesel::result::Error::DatabaseError(diesel::result::DatabaseErrorKind::Unknown, _)) => Ok(conn),
+        Ok(())
+        | Err(diesel::result::Error::DatabaseError(
+            diesel::result::DatabaseErrorKind::Unknown,
+            _,
+        )) => Ok(conn),
         Err(error) => Err(set(error)),
     }
 }

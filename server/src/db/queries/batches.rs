@@ -27,7 +27,9 @@ pub(in crate::db) async fn batch(pool: &Pool, name: &str) -> Result<Option<Batch
 async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<BatchView>, DbError> {
     let mut conn = pool.reader().await?;
     let mut batches = batch_table::table.into_boxed::<Backend>();
-    let mut counters = batch_counter::table.filter(batch_counter::tasks.ne(0)).into_boxed::<Backend>();
+    let mut counters = batch_counter::table
+        .filter(batch_counter::tasks.ne(0))
+        .into_boxed::<Backend>();
     let mut workers = worker::table
         .filter(worker::status.ne_all(AWAY))
         .group_by(worker::batch)
@@ -38,7 +40,8 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<BatchView>, DbErr
         counters = counters.filter(batch_counter::batch.eq(name.clone()));
         workers = workers.filter(worker::batch.eq(name));
     }
-    let batches: Vec<(String, NaiveDateTime)> = batches.order(batch_table::name).load(&mut conn).await?;
+    let batches: Vec<(String, NaiveDateTime)> =
+        batches.order(batch_table::name).load(&mut conn).await?;
     let counters: Vec<(String, String, i64)> = counters.load(&mut conn).await?;
     let workers: Vec<(String, i64)> = workers.load(&mut conn).await?;
     let mut tasks: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
@@ -59,7 +62,9 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<BatchView>, DbErr
     Ok(batches.into_iter().map(view).collect())
 }
 
-pub(in crate::db) async fn dispatchable(pool: &Pool) -> Result<Vec<(BatchName, BatchLoad)>, DbError> {
+pub(in crate::db) async fn dispatchable(
+    pool: &Pool,
+) -> Result<Vec<(BatchName, BatchLoad)>, DbError> {
     let mut conn = pool.reader().await?;
     let (pending, assigned) = (TaskStatus::Pending.as_str(), TaskStatus::Assigned.as_str());
     let rows: Vec<(String, String, i64)> = batch_counter::table
@@ -70,7 +75,14 @@ pub(in crate::db) async fn dispatchable(pool: &Pool) -> Result<Vec<(BatchName, B
     let mut loads: BTreeMap<String, BatchLoad> = BTreeMap::new();
     for (batch, status, tasks) in rows {
         let load = loads.entry(batch).or_default();
-        if status == pending { load.pending = tasks } else { load.assigned = tasks }
+        if status == pending {
+            load.pending = tasks;
+        } else {
+            load.assigned = tasks;
+        }
     }
-    loads.into_iter().map(|(batch, load)| Ok((parse("batch_counter.batch", &batch)?, load))).collect()
+    loads
+        .into_iter()
+        .map(|(batch, load)| Ok((parse("batch_counter.batch", &batch)?, load)))
+        .collect()
 }

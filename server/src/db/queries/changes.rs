@@ -31,14 +31,23 @@ impl LockedTask {
     /// The task goes to another state.
     pub(super) fn becomes(self, to: TaskState) -> NewState {
         let retries_left = self.task.retries_left;
-        NewState { locked: self, to, retries_left, execution: None }
+        NewState {
+            locked: self,
+            to,
+            retries_left,
+            execution: None,
+        }
     }
 }
 
 impl NewState {
     /// With so many repetitions left, and this newest execution (or the one it had).
     pub(super) fn with(self, retries_left: u16, execution: Option<ExecutionId>) -> Self {
-        Self { retries_left, execution, ..self }
+        Self {
+            retries_left,
+            execution,
+            ..self
+        }
     }
 }
 
@@ -75,8 +84,9 @@ impl LockedRow {
             self.dispatch_id.as_deref(),
             self.attempt_id.as_deref(),
         )?;
-        let retries_left = u16::try_from(self.retries_left)
-            .map_err(|_| DbError::Corrupt { reason: format!("task.retries_left is {}", self.retries_left) })?;
+        let retries_left = u16::try_from(self.retries_left).map_err(|_| DbError::Corrupt {
+            reason: format!("task.retries_left is {}", self.retries_left),
+        })?;
         let task = LoadedTask {
             id: TaskId(self.id),
             batch: parse("task.batch", &self.batch)?,
@@ -84,7 +94,10 @@ impl LockedRow {
             retries_left,
             revision: Revision(self.revision),
         };
-        Ok(LockedTask { task, row_version: self.row_version })
+        Ok(LockedTask {
+            task,
+            row_version: self.row_version,
+        })
     }
 }
 
@@ -108,9 +121,19 @@ pub(super) async fn lock_tasks(
 }
 
 /// Writes new states of locked tasks, comparing the row versions, and notes what it does to the counters.
-pub(super) async fn write_tasks(conn: &mut Conn, changes: Vec<NewState>, tally: &mut Tally) -> Result<(), DbError> {
+pub(super) async fn write_tasks(
+    conn: &mut Conn,
+    changes: Vec<NewState>,
+    tally: &mut Tally,
+) -> Result<(), DbError> {
     let mut rows = Vec::with_capacity(changes.len());
-    for NewState { locked, to, retries_left, execution } in changes {
+    for NewState {
+        locked,
+        to,
+        retries_left,
+        execution,
+    } in changes
+    {
         let task = &locked.task;
         tally.moved(task.batch.as_str(), task.state.status(), to.status());
         rows.push(TaskStateRow {
@@ -142,6 +165,8 @@ pub(super) async fn write_tasks(conn: &mut Conn, changes: Vec<NewState>, tally: 
     if written == rows.len() {
         Ok(())
     } else {
-        Err(DbError::Busy { reason: "tasks changed although their rows were locked".to_owned() })
+        Err(DbError::Busy {
+            reason: "tasks changed although their rows were locked".to_owned(),
+        })
     }
 }

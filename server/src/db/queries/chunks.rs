@@ -24,7 +24,10 @@ struct Stored {
 
 /// Stores the bytes of these chunks that are not stored yet. The rows of their tasks are locked, so nobody else stores
 /// pieces of the same streams meanwhile. Answers the attempts whose output grew.
-pub(super) async fn store_chunks(conn: &mut Conn, chunks: &[NewChunk]) -> Result<BTreeSet<AttemptId>, DbError> {
+pub(super) async fn store_chunks(
+    conn: &mut Conn,
+    chunks: &[NewChunk],
+) -> Result<BTreeSet<AttemptId>, DbError> {
     if chunks.is_empty() {
         return Ok(BTreeSet::new());
     }
@@ -57,18 +60,29 @@ struct StoredRow {
 }
 
 fn key(attempt: &str, stream: &str) -> Result<StreamKey, DbError> {
-    Ok((parse("attempt_id", attempt)?, parse::<Stream>("stream", stream)?))
+    Ok((
+        parse("attempt_id", attempt)?,
+        parse::<Stream>("stream", stream)?,
+    ))
 }
 
 fn span_row(key: &StreamKey, span: Span) -> SpanRow {
-    SpanRow { attempt_id: key.0.to_string(), stream: key.1, low: number(span.low), high: number(span.high) }
+    SpanRow {
+        attempt_id: key.0.to_string(),
+        stream: key.1,
+        low: number(span.low),
+        high: number(span.high),
+    }
 }
 
 async fn stored_streams(
     conn: &mut Conn,
     extents: &BTreeMap<StreamKey, Span>,
 ) -> Result<BTreeMap<StreamKey, Stored>, DbError> {
-    let asked: Vec<SpanRow> = extents.iter().map(|(key, span)| span_row(key, *span)).collect();
+    let asked: Vec<SpanRow> = extents
+        .iter()
+        .map(|(key, span)| span_row(key, *span))
+        .collect();
     let rows: Vec<StoredRow> = read_for(conn, &asked, |array| {
         Statement::new("SELECT s.attempt_id, s.stream, s.stored_bytes, s.end_offset FROM ")
             .rows::<SpanRow>(array)
@@ -76,7 +90,10 @@ async fn stored_streams(
     })
     .await?;
     let pair = |row: StoredRow| {
-        let stored = Stored { bytes: unsigned(row.stored_bytes), end: unsigned(row.end_offset) };
+        let stored = Stored {
+            bytes: unsigned(row.stored_bytes),
+            end: unsigned(row.end_offset),
+        };
         Ok((key(&row.attempt_id, &row.stream)?, stored))
     };
     rows.into_iter().map(pair).collect()
@@ -100,9 +117,14 @@ async fn stored_spans(
     extents: &BTreeMap<StreamKey, Span>,
     streams: &BTreeMap<StreamKey, Stored>,
 ) -> Result<BTreeMap<StreamKey, Vec<Span>>, DbError> {
-    let reaches_back = |(key, span): &(&StreamKey, &Span)| streams.get(key).is_some_and(|stored| span.low < stored.end);
-    let asked: Vec<SpanRow> =
-        extents.iter().filter(reaches_back).map(|(key, span)| span_row(key, *span)).collect();
+    let reaches_back = |(key, span): &(&StreamKey, &Span)| {
+        streams.get(key).is_some_and(|stored| span.low < stored.end)
+    };
+    let asked: Vec<SpanRow> = extents
+        .iter()
+        .filter(reaches_back)
+        .map(|(key, span)| span_row(key, *span))
+        .collect();
     let longest = number(MAX_CHUNK_BYTES as u64);
     let rows: Vec<SpanFound> = read_for(conn, &asked, |array| {
         Statement::new(
@@ -119,8 +141,14 @@ async fn stored_spans(
     .await?;
     let mut spans: BTreeMap<StreamKey, Vec<Span>> = BTreeMap::new();
     for row in rows {
-        let span = Span { low: unsigned(row.low), high: unsigned(row.high) };
-        spans.entry(key(&row.attempt_id, &row.stream)?).or_default().push(span);
+        let span = Span {
+            low: unsigned(row.low),
+            high: unsigned(row.high),
+        };
+        spans
+            .entry(key(&row.attempt_id, &row.stream)?)
+            .or_default()
+            .push(span);
     }
     Ok(spans)
 }
@@ -164,7 +192,10 @@ async fn insert_rows(conn: &mut Conn, rows: &[ChunkRow], bytes: &[u8]) -> Result
     Ok(())
 }
 
-async fn write_streams(conn: &mut Conn, grown: &BTreeMap<StreamKey, Stored>) -> Result<(), DbError> {
+async fn write_streams(
+    conn: &mut Conn,
+    grown: &BTreeMap<StreamKey, Stored>,
+) -> Result<(), DbError> {
     let rows: Vec<StreamRow> = grown
         .iter()
         .map(|(key, stored)| StreamRow {

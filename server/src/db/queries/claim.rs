@@ -32,7 +32,12 @@ pub(in crate::db) async fn claim(
     transaction!(pool, |conn| claim_once(conn, epoch, batch, window))
 }
 
-async fn claim_once(conn: &mut Conn, epoch: Epoch, batch: &BatchName, window: usize) -> Result<Claim, DbError> {
+async fn claim_once(
+    conn: &mut Conn,
+    epoch: Epoch,
+    batch: &BatchName,
+    window: usize,
+) -> Result<Claim, DbError> {
     fence(conn, epoch).await?;
     let counters = counters(conn, batch).await?;
     let counted = |status: TaskStatus| {
@@ -40,23 +45,37 @@ async fn claim_once(conn: &mut Conn, epoch: Epoch, batch: &BatchName, window: us
     };
     let (assigned, pending) = (counted(TaskStatus::Assigned), counted(TaskStatus::Pending));
     let room = window.saturating_sub(assigned);
-    let candidates = if pending == 0 { Vec::new() } else { take(conn, batch, room).await? };
+    let candidates = if pending == 0 {
+        Vec::new()
+    } else {
+        take(conn, batch, room).await?
+    };
     let mut rows = Vec::with_capacity(candidates.len());
     for candidate in &candidates {
         let dispatch = DispatchId::generate();
         let event = Event::Dispatched { dispatch };
         match transition(TaskState::Pending, 0, AttemptState::Unknown, event) {
-            Decision::Changed { task: TaskState::Assigned { dispatch }, .. } => rows.push(DispatchRow {
+            Decision::Changed {
+                task: TaskState::Assigned { dispatch },
+                ..
+            } => rows.push(DispatchRow {
                 id: candidate.id,
                 row_version: candidate.row_version,
                 dispatch_id: dispatch.to_string(),
             }),
-            other => return Err(DbError::Refused { reason: format!("a pending task cannot be dispatched: {other}") }),
+            other => {
+                return Err(DbError::Refused {
+                    reason: format!("a pending task cannot be dispatched: {other}"),
+                });
+            }
         }
     }
-    let mut dispatched: Vec<DispatchedRow> = read_for(conn, &rows, |array| dispatch(epoch, array)).await?;
+    let mut dispatched: Vec<DispatchedRow> =
+        read_for(conn, &rows, |array| dispatch(epoch, array)).await?;
     if dispatched.len() != rows.len() {
-        return Err(DbError::Busy { reason: "tasks changed while they were dispatched".to_owned() });
+        return Err(DbError::Busy {
+            reason: "tasks changed while they were dispatched".to_owned(),
+        });
     }
     dispatched.sort_by_key(|row| (-i64::from(row.priority), row.id));
     let mut tally = Tally::default();
@@ -66,8 +85,15 @@ async fn claim_once(conn: &mut Conn, epoch: Epoch, batch: &BatchName, window: us
     count(conn, &tally).await?;
     let assigned = assigned + dispatched.len();
     let pending_left = pending > dispatched.len();
-    let tasks = dispatched.into_iter().map(|row| row.message(epoch, batch)).collect::<Result<_, _>>()?;
-    Ok(Claim { tasks, assigned, pending_left })
+    let tasks = dispatched
+        .into_iter()
+        .map(|row| row.message(epoch, batch))
+        .collect::<Result<_, _>>()?;
+    Ok(Claim {
+        tasks,
+        assigned,
+        pending_left,
+    })
 }
 
 #[derive(diesel::QueryableByName)]
@@ -79,9 +105,13 @@ struct CountRow {
 }
 
 async fn counters(conn: &mut Conn, batch: &BatchName) -> Result<BTreeMap<String, i64>, DbError> {
-    let statement = Statement::new("SELECT status, tasks FROM batch_counter WHERE batch = ").text(batch.as_str());
+    let statement = Statement::new("SELECT status, tasks FROM batch_counter WHERE batch = ")
+        .text(batch.as_str());
     let rows: Vec<CountRow> = statement.read(conn).await?;
-    Ok(rows.into_iter().map(|row| (row.status, row.tasks)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.status, row.tasks))
+        .collect())
 }
 
 #[derive(diesel::QueryableByName)]
@@ -95,7 +125,11 @@ struct CandidateRow {
 /// Locks the first `room` pending tasks of a batch. They are locked in the order of ids like everywhere else, and waited
 /// for: skipping those that a submission holds as requirements would leave them behind with nobody to come back for them.
 /// While waiting, another claim may have taken some: then more are looked for.
-async fn take(conn: &mut Conn, batch: &BatchName, room: usize) -> Result<Vec<CandidateRow>, DbError> {
+async fn take(
+    conn: &mut Conn,
+    batch: &BatchName,
+    room: usize,
+) -> Result<Vec<CandidateRow>, DbError> {
     let mut taken: Vec<CandidateRow> = Vec::new();
     for _ in 0..ROUNDS {
         // Those taken in an earlier round are still pending, so they are found and locked again.
@@ -182,9 +216,12 @@ struct DispatchedRow {
 impl DispatchedRow {
     fn message(self, epoch: Epoch, batch: &BatchName) -> Result<TaskMessage, DbError> {
         fn narrow<T: TryFrom<i64>>(column: &str, value: i64) -> Result<T, DbError> {
-            T::try_from(value).map_err(|_| DbError::Corrupt { reason: format!("task.{column} is {value}") })
+            T::try_from(value).map_err(|_| DbError::Corrupt {
+                reason: format!("task.{column} is {value}"),
+            })
         }
-        let optional = |column: &str, value: Option<i64>| value.map(|value| narrow(column, value)).transpose();
+        let optional =
+            |column: &str, value: Option<i64>| value.map(|value| narrow(column, value)).transpose();
         let definition = TaskDefinition {
             revision: Revision(self.revision),
             name: self.name,
@@ -204,11 +241,21 @@ impl DispatchedRow {
         };
         let dispatch = parse("task.dispatch_id", &self.dispatch_id)?;
         let queued_at = self.dispatched_at.and_utc();
-        Ok(TaskMessage::new(epoch, dispatch, TaskId(self.id), batch.clone(), queued_at, definition))
+        Ok(TaskMessage::new(
+            epoch,
+            dispatch,
+            TaskId(self.id),
+            batch.clone(),
+            queued_at,
+            definition,
+        ))
     }
 }
 
-pub(in crate::db) async fn return_all_dispatches(pool: &Pool, epoch: Epoch) -> Result<u64, DbError> {
+pub(in crate::db) async fn return_all_dispatches(
+    pool: &Pool,
+    epoch: Epoch,
+) -> Result<u64, DbError> {
     transaction!(pool, |conn| return_once(conn, epoch))
 }
 
@@ -225,20 +272,33 @@ async fn return_once(conn: &mut Conn, epoch: Epoch) -> Result<u64, DbError> {
     let locked = lock_tasks(conn, assigned.iter().map(|row| TaskId(row.id))).await?;
     let mut changed: Vec<(LockedTask, TaskState)> = Vec::new();
     for task in locked {
-        let Some(dispatch) = task.task.state.dispatch() else { continue };
+        let Some(dispatch) = task.task.state.dispatch() else {
+            continue;
+        };
         let event = Event::DispatchReturned { dispatch };
         if !matches!(task.task.state, TaskState::Assigned { .. }) {
             continue;
         }
-        if let Decision::Changed { task: to, .. } =
-            transition(task.task.state, task.task.retries_left, AttemptState::Unknown, event)
-        {
+        if let Decision::Changed { task: to, .. } = transition(
+            task.task.state,
+            task.task.retries_left,
+            AttemptState::Unknown,
+            event,
+        ) {
             changed.push((task, to));
         }
     }
     let mut tally = Tally::default();
     let returned = changed.len() as u64;
-    write_tasks(conn, changed.into_iter().map(|(task, to)| task.becomes(to)).collect(), &mut tally).await?;
+    write_tasks(
+        conn,
+        changed
+            .into_iter()
+            .map(|(task, to)| task.becomes(to))
+            .collect(),
+        &mut tally,
+    )
+    .await?;
     count(conn, &tally).await?;
     Ok(returned)
 }

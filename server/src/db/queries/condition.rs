@@ -2,7 +2,9 @@
 //! with them are prepared once.
 
 use diesel::QueryResult;
-use diesel::expression::{AppearsOnTable, Expression, SelectableExpression, ValidGrouping, is_aggregate};
+use diesel::expression::{
+    AppearsOnTable, Expression, SelectableExpression, ValidGrouping, is_aggregate,
+};
 use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{BigInt, Bool, Text};
 
@@ -43,12 +45,20 @@ condition!(Among);
 impl Among {
     /// The column holds one of the ids.
     pub(super) fn ids(column: &'static str, ids: impl IntoIterator<Item = i64>) -> Self {
-        Self::Ids(column, to_json(&ids.into_iter().map(|id| IdRow { id }).collect::<Vec<_>>()))
+        Self::Ids(
+            column,
+            to_json(&ids.into_iter().map(|id| IdRow { id }).collect::<Vec<_>>()),
+        )
     }
 
     /// The column holds one of the words.
-    pub(super) fn words<T: ToString>(column: &'static str, words: impl IntoIterator<Item = T>) -> Self {
-        let words = words.into_iter().map(|word| WordRow { word: text(&word.to_string()) });
+    pub(super) fn words<T: ToString>(
+        column: &'static str,
+        words: impl IntoIterator<Item = T>,
+    ) -> Self {
+        let words = words.into_iter().map(|word| WordRow {
+            word: text(&word.to_string()),
+        });
         Self::Words(column, to_json(&words.collect::<Vec<_>>()))
     }
 }
@@ -112,7 +122,11 @@ impl QueryFragment<Backend> for FirstOfEach {
         out.push_identifier(self.table)?;
         out.push_sql(".id IN (");
         for (place, word) in self.words.iter().enumerate() {
-            out.push_sql(if place == 0 { "SELECT id FROM (SELECT id FROM " } else { " UNION ALL SELECT id FROM (SELECT id FROM " });
+            out.push_sql(if place == 0 {
+                "SELECT id FROM (SELECT id FROM "
+            } else {
+                " UNION ALL SELECT id FROM (SELECT id FROM "
+            });
             out.push_identifier(self.table)?;
             out.push_sql(" WHERE ");
             out.push_identifier(self.column)?;
@@ -123,10 +137,18 @@ impl QueryFragment<Backend> for FirstOfEach {
                 out.push_bind_param::<Text, _>(batch)?;
             }
             if let Some(after) = &self.after {
-                out.push_sql(if self.descending { " AND id < " } else { " AND id > " });
+                out.push_sql(if self.descending {
+                    " AND id < "
+                } else {
+                    " AND id > "
+                });
                 out.push_bind_param::<BigInt, _>(after)?;
             }
-            out.push_sql(if self.descending { " ORDER BY id DESC LIMIT " } else { " ORDER BY id LIMIT " });
+            out.push_sql(if self.descending {
+                " ORDER BY id DESC LIMIT "
+            } else {
+                " ORDER BY id LIMIT "
+            });
             out.push_bind_param::<BigInt, _>(&self.limit)?;
             out.push_sql(") AS one");
         }

@@ -16,7 +16,11 @@ use crate::db::tally::Tally;
 pub(super) async fn count(conn: &mut Conn, tally: &Tally) -> Result<(), DbError> {
     let rows: Vec<CounterRow> = tally
         .changes()
-        .map(|(batch, status, delta)| CounterRow { batch: batch.to_owned(), status: status.as_str(), delta })
+        .map(|(batch, status, delta)| CounterRow {
+            batch: batch.to_owned(),
+            status: status.as_str(),
+            delta,
+        })
         .collect();
     run_for(conn, &rows, |array| {
         Statement::new("INSERT INTO batch_counter (batch, status, tasks) SELECT r.batch, r.status, r.delta FROM ")
@@ -49,7 +53,7 @@ async fn mismatches(conn: &mut Conn) -> Result<Vec<CounterMismatch>, DbError> {
            SELECT batch, status, CAST(sum(counter) AS bigint) AS counter, CAST(sum(tasks) AS bigint) AS tasks FROM (\
              SELECT batch, status, tasks AS counter, 0 AS tasks FROM batch_counter \
              UNION ALL SELECT batch, status, 0, count(*) FROM task GROUP BY batch, status\
-           ) AS both GROUP BY batch, status\
+           ) AS sides GROUP BY batch, status\
          ) AS summed WHERE counter <> tasks ORDER BY batch, status",
     );
     let rows: Vec<MismatchRow> = statement.read(conn).await?;
@@ -87,7 +91,9 @@ async fn repair(conn: &mut Conn) -> Result<Vec<CounterMismatch>, DbError> {
         }
     }
     if let Some((batch, error)) = unknown.first_key_value() {
-        return Err(DbError::Corrupt { reason: format!("a status of batch {batch:?}: {error}") });
+        return Err(DbError::Corrupt {
+            reason: format!("a status of batch {batch:?}: {error}"),
+        });
     }
     count(conn, &tally).await?;
     Ok(found)

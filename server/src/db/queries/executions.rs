@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use diesel::{ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl, SelectableHelper};
+use diesel::{
+    ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl,
+    SelectableHelper,
+};
 use diesel_async::RunQueryDsl;
 use scitq_shared::api::ExecutionView;
 use scitq_shared::execution::ExecutionStatus;
@@ -19,7 +22,10 @@ use crate::db::{DbError, ExecutionFilter, PageRequest, StreamState};
 /// An execution, and the newest execution of its task.
 type Joined = (ExecutionRow, Option<i64>);
 
-pub(in crate::db) async fn execution(pool: &Pool, id: ExecutionId) -> Result<Option<ExecutionView>, DbError> {
+pub(in crate::db) async fn execution(
+    pool: &Pool,
+    id: ExecutionId,
+) -> Result<Option<ExecutionView>, DbError> {
     let mut conn = pool.reader().await?;
     let row: Option<Joined> = executions_table::table
         .left_join(task::table.on(task::id.eq(executions_table::task_id)))
@@ -45,17 +51,30 @@ pub(in crate::db) async fn executions(
 
 /// The states that people see as one of these statuses.
 fn words(statuses: &[ExecutionStatus]) -> Vec<&'static str> {
-    let fits = |state: &AttemptState| state.status().is_some_and(|status| statuses.contains(&status));
-    AttemptState::ALL.into_iter().filter(fits).map(attempt_word).collect()
+    let fits = |state: &AttemptState| {
+        state
+            .status()
+            .is_some_and(|status| statuses.contains(&status))
+    };
+    AttemptState::ALL
+        .into_iter()
+        .filter(fits)
+        .map(attempt_word)
+        .collect()
 }
 
-async fn rows(conn: &mut Conn, filter: &ExecutionFilter, page: &PageRequest) -> Result<Vec<Joined>, DbError> {
+async fn rows(
+    conn: &mut Conn,
+    filter: &ExecutionFilter,
+    page: &PageRequest,
+) -> Result<Vec<Joined>, DbError> {
     let mut query = executions_table::table
         .left_join(task::table.on(task::id.eq(executions_table::task_id)))
         .select((ExecutionRow::as_select(), task::execution_id.nullable()))
         .into_boxed::<Backend>();
     let words = words(&filter.statuses);
-    let others = filter.task.is_some() || filter.batch.is_some() || filter.worker.is_some() || filter.latest;
+    let others =
+        filter.task.is_some() || filter.batch.is_some() || filter.worker.is_some() || filter.latest;
     match words.as_slice() {
         [] => {}
         [state] => query = query.filter(executions_table::state.eq(*state)),
@@ -87,8 +106,11 @@ async fn rows(conn: &mut Conn, filter: &ExecutionFilter, page: &PageRequest) -> 
 
 /// Adds to executions whose streams are open how much of those is stored.
 async fn views(conn: &mut Conn, rows: Vec<Joined>) -> Result<Vec<ExecutionView>, DbError> {
-    let open: Vec<&str> =
-        rows.iter().filter(|(row, _)| row.is_open()).map(|(row, _)| row.attempt_id.as_str()).collect();
+    let open: Vec<&str> = rows
+        .iter()
+        .filter(|(row, _)| row.is_open())
+        .map(|(row, _)| row.attempt_id.as_str())
+        .collect();
     let mut stored = stored_streams(conn, &open).await?;
     rows.into_iter()
         .map(|(row, newest)| {
@@ -109,13 +131,24 @@ pub(super) async fn stored_streams(
     }
     let rows: Vec<(String, String, i64)> = output_stream::table
         .filter(Among::words("output_stream.attempt_id", attempts))
-        .select((output_stream::attempt_id, output_stream::stream, output_stream::end_offset))
+        .select((
+            output_stream::attempt_id,
+            output_stream::stream,
+            output_stream::end_offset,
+        ))
         .load(conn)
         .await?;
     for (attempt, stream, end) in rows {
         let streams = stored.entry(attempt).or_default();
-        let state = StreamState { stored_end: unsigned(end), end: None };
-        if stream == Stream::Stdout.as_str() { streams.0 = state } else { streams.1 = state }
+        let state = StreamState {
+            stored_end: unsigned(end),
+            end: None,
+        };
+        if stream == Stream::Stdout.as_str() {
+            streams.0 = state;
+        } else {
+            streams.1 = state;
+        }
     }
     Ok(stored)
 }

@@ -106,7 +106,12 @@ async fn listed(conn: &mut Conn, attempts: &[AttemptId]) -> Result<Vec<ListedAtt
     let mut attempts = attempts.to_vec();
     attempts.sort_unstable();
     attempts.dedup();
-    let asked: Vec<WordRow> = attempts.iter().map(|attempt| WordRow { word: attempt.to_string() }).collect();
+    let asked: Vec<WordRow> = attempts
+        .iter()
+        .map(|attempt| WordRow {
+            word: attempt.to_string(),
+        })
+        .collect();
     let rows: Vec<ListedRow> = read_for(conn, &asked, |array| {
         Statement::new(
             "SELECT e.attempt_id, e.task_id, e.state, e.complete, e.stdout_length, e.stdout_cut_from, e.stdout_cut_to, \
@@ -117,13 +122,21 @@ async fn listed(conn: &mut Conn, attempts: &[AttemptId]) -> Result<Vec<ListedAtt
     })
     .await?;
     // Only of those that are not complete it is worth knowing what is lacking.
-    let open: Vec<&str> = rows.iter().filter(|row| !row.complete).map(|row| row.attempt_id.as_str()).collect();
+    let open: Vec<&str> = rows
+        .iter()
+        .filter(|row| !row.complete)
+        .map(|row| row.attempt_id.as_str())
+        .collect();
     let stored = stored_streams(conn, &open).await?;
     let gaps = gaps(conn, &open).await?;
     let attempt = |row: &ListedRow| {
         let lacking = |stream: Stream| {
             let (stdout, stderr) = stored.get(&row.attempt_id).copied().unwrap_or_default();
-            let stored = if stream == Stream::Stdout { stdout } else { stderr };
+            let stored = if stream == Stream::Stdout {
+                stdout
+            } else {
+                stderr
+            };
             let key = (row.attempt_id.clone(), stream.as_str().to_owned());
             let gaps = gaps.get(&key).map_or(&[][..], Vec::as_slice);
             let end = row.end(stream).filter(|_| !row.complete)?;
@@ -154,8 +167,16 @@ struct GapRow {
 }
 
 /// The parts of these attempts' streams that are not stored although something behind them is.
-async fn gaps(conn: &mut Conn, attempts: &[&str]) -> Result<BTreeMap<(String, String), Vec<Span>>, DbError> {
-    let rows: Vec<WordRow> = attempts.iter().map(|attempt| WordRow { word: (*attempt).to_owned() }).collect();
+async fn gaps(
+    conn: &mut Conn,
+    attempts: &[&str],
+) -> Result<BTreeMap<(String, String), Vec<Span>>, DbError> {
+    let rows: Vec<WordRow> = attempts
+        .iter()
+        .map(|attempt| WordRow {
+            word: (*attempt).to_owned(),
+        })
+        .collect();
     let rows: Vec<GapRow> = read_for(conn, &rows, |array| {
         Statement::new(
             "SELECT attempt_id, stream, low, high FROM (\
@@ -170,8 +191,13 @@ async fn gaps(conn: &mut Conn, attempts: &[&str]) -> Result<BTreeMap<(String, St
     .await?;
     let mut gaps: BTreeMap<(String, String), Vec<Span>> = BTreeMap::new();
     for row in rows {
-        let span = Span { low: unsigned(row.low), high: unsigned(row.high) };
-        gaps.entry((row.attempt_id, row.stream)).or_default().push(span);
+        let span = Span {
+            low: unsigned(row.low),
+            high: unsigned(row.high),
+        };
+        gaps.entry((row.attempt_id, row.stream))
+            .or_default()
+            .push(span);
     }
     Ok(gaps)
 }

@@ -15,11 +15,14 @@ struct EpochRow {
 
 /// Refuses the transaction when another server leads, and keeps others from taking over until its end.
 pub(super) async fn fence(conn: &mut Conn, epoch: Epoch) -> Result<(), DbError> {
-    let statement = Statement::new("SELECT epoch FROM leadership WHERE id = 1").sql(dialect::FOR_SHARE);
+    let statement =
+        Statement::new("SELECT epoch FROM leadership WHERE id = 1").sql(dialect::FOR_SHARE);
     match statement.read::<EpochRow>(conn).await?.pop() {
         Some(row) if row.epoch == epoch.0 => Ok(()),
         Some(_) => Err(DbError::Fenced),
-        None => Err(DbError::Corrupt { reason: "the table leadership is empty".to_owned() }),
+        None => Err(DbError::Corrupt {
+            reason: "the table leadership is empty".to_owned(),
+        }),
     }
 }
 
@@ -35,12 +38,16 @@ async fn take(conn: &mut Conn, leader: &str) -> Result<Epoch, DbError> {
         .sql(" WHERE id = 1 RETURNING epoch");
     match statement.read::<EpochRow>(conn).await?.pop() {
         Some(row) => Ok(Epoch(row.epoch)),
-        None => Err(DbError::Corrupt { reason: "the table leadership is empty".to_owned() }),
+        None => Err(DbError::Corrupt {
+            reason: "the table leadership is empty".to_owned(),
+        }),
     }
 }
 
 pub(in crate::db) async fn ping(pool: &Pool) -> Result<(), DbError> {
     let mut conn = pool.reader().await?;
-    diesel::select(diesel::dsl::sql::<BigInt>("1")).execute(&mut *conn).await?;
+    diesel::select(diesel::dsl::sql::<BigInt>("1"))
+        .execute(&mut *conn)
+        .await?;
     Ok(())
 }

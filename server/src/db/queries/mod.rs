@@ -39,4 +39,6 @@ pub(in crate::db) use project::project;
 pub(in crate::db) use submit::submit;
 pub(in crate::db) use tasks::{task, tasks};
 pub(in crate::db) use worker_list::{batch_capacity, worker, workers};
-pub(in crate::db) use workers::{change_worker, desired_state, farewell, greet, heard_from, set_offline};
+pub(in crate::db) use workers::{
+    change_worker, desired_state, farewell, greet, heard_from, set_offline,
+};

@@ -12,15 +12,25 @@ use crate::db::task_state::attempt_state;
 use crate::db::value::{number, parse, unsigned};
 use crate::db::{DbError, OutputState, StoredChunk, StreamState};
 
-pub(in crate::db) async fn output_state(pool: &Pool, id: ExecutionId) -> Result<Option<OutputState>, DbError> {
+pub(in crate::db) async fn output_state(
+    pool: &Pool,
+    id: ExecutionId,
+) -> Result<Option<OutputState>, DbError> {
     let mut conn = pool.reader().await?;
     let row: Option<(String, String, bool, Ends)> = execution::table
         .find(id.0)
-        .select((execution::attempt_id, execution::state, execution::complete, Ends::as_select()))
+        .select((
+            execution::attempt_id,
+            execution::state,
+            execution::complete,
+            Ends::as_select(),
+        ))
         .first(&mut conn)
         .await
         .optional()?;
-    let Some((attempt, state, complete, ends)) = row else { return Ok(None) };
+    let Some((attempt, state, complete, ends)) = row else {
+        return Ok(None);
+    };
     // Read after the execution: what is complete then has all its chunks.
     let stored = stored_streams(&mut conn, &[attempt.as_str()]).await?;
     let (stdout, stderr) = stored.get(&attempt).copied().unwrap_or_default();
@@ -28,8 +38,14 @@ pub(in crate::db) async fn output_state(pool: &Pool, id: ExecutionId) -> Result<
         attempt: parse("execution.attempt_id", &attempt)?,
         over: attempt_state(&state)?.is_over(),
         complete,
-        stdout: StreamState { end: ends.stdout(), ..stdout },
-        stderr: StreamState { end: ends.stderr(), ..stderr },
+        stdout: StreamState {
+            end: ends.stdout(),
+            ..stdout
+        },
+        stderr: StreamState {
+            end: ends.stderr(),
+            ..stderr
+        },
     }))
 }
 
@@ -48,18 +64,35 @@ pub(in crate::db) async fn output_chunks(
         .filter(output_chunk::attempt_id.eq(attempt.to_string()))
         .filter(output_chunk::stream.eq(stream.as_str()))
         .filter(output_chunk::start_offset.ge(earliest))
-        .filter(output_chunk::length.cast::<BigInt>().gt(offset.into_sql::<BigInt>() - output_chunk::start_offset))
+        .filter(
+            output_chunk::length
+                .cast::<BigInt>()
+                .gt(offset.into_sql::<BigInt>() - output_chunk::start_offset),
+        )
         .order(output_chunk::start_offset)
         .limit(i64::try_from(max_chunks).unwrap_or(i64::MAX))
-        .select((output_chunk::start_offset, output_chunk::length, output_chunk::encoding, output_chunk::data))
+        .select((
+            output_chunk::start_offset,
+            output_chunk::length,
+            output_chunk::encoding,
+            output_chunk::data,
+        ))
         .load(&mut conn)
         .await?;
     rows.into_iter()
         .map(|(offset, length, encoding, data)| {
-            let length = u32::try_from(length)
-                .map_err(|_| DbError::Corrupt { reason: format!("output_chunk.length is {length}") })?;
+            let length = u32::try_from(length).map_err(|_| DbError::Corrupt {
+                reason: format!("output_chunk.length is {length}"),
+            })?;
             let encoding = parse("output_chunk.encoding", &encoding)?;
-            Ok(StoredChunk { offset: unsigned(offset), chunk: Chunk { length, encoding, data } })
+            Ok(StoredChunk {
+                offset: unsigned(offset),
+                chunk: Chunk {
+                    length,
+                    encoding,
+                    data,
+                },
+            })
         })
         .collect()
 }

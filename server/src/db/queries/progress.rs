@@ -16,7 +16,10 @@ struct CountRow {
     tasks: i64,
 }
 
-pub(in crate::db) async fn progress_of_tasks(pool: &Pool, ids: &[i64]) -> Result<Progress, DbError> {
+pub(in crate::db) async fn progress_of_tasks(
+    pool: &Pool,
+    ids: &[i64],
+) -> Result<Progress, DbError> {
     let mut ids = ids.to_vec();
     ids.sort_unstable();
     ids.dedup();

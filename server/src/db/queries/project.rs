@@ -23,7 +23,9 @@ use crate::db::rows::{AttemptRow, WordRow};
 use crate::db::tally::Tally;
 use crate::db::task_state::attempt_state;
 use crate::db::value::{parse, unsigned};
-use crate::db::{DbError, Loaded, LoadedAttempt, Needs, NewChunk, Projected, TaskChange, projection_plan};
+use crate::db::{
+    DbError, Loaded, LoadedAttempt, Needs, NewChunk, Projected, TaskChange, projection_plan,
+};
 
 pub(in crate::db) async fn project(
     pool: &Pool,
@@ -33,7 +35,9 @@ pub(in crate::db) async fn project(
     decider: &Decider,
 ) -> Result<Projected, DbError> {
     verify(chunks)?;
-    transaction!(pool, |conn| project_once(conn, epoch, needs, chunks, decider))
+    transaction!(pool, |conn| project_once(
+        conn, epoch, needs, chunks, decider
+    ))
 }
 
 async fn project_once(
@@ -46,22 +50,44 @@ async fn project_once(
     fence(conn, epoch).await?;
     // Everything about a task waits for the lock on its row: its state, its attempts, and their output. So an end and
     // the last of its output see each other, whichever comes first.
-    let ids: BTreeSet<TaskId> = needs.tasks.iter().copied().chain(chunks.iter().map(|new| new.task)).collect();
-    let mut locked: BTreeMap<TaskId, LockedTask> =
-        lock_tasks(conn, ids.into_iter()).await?.into_iter().map(|locked| (locked.task.id, locked)).collect();
+    let ids: BTreeSet<TaskId> = needs
+        .tasks
+        .iter()
+        .copied()
+        .chain(chunks.iter().map(|new| new.task))
+        .collect();
+    let mut locked: BTreeMap<TaskId, LockedTask> = lock_tasks(conn, ids.into_iter())
+        .await?
+        .into_iter()
+        .map(|locked| (locked.task.id, locked))
+        .collect();
     // What belongs to no task can never be shown: it is not stored.
     let storable: Cow<'_, [NewChunk]> = if chunks.iter().all(|new| locked.contains_key(&new.task)) {
         Cow::Borrowed(chunks)
     } else {
-        chunks.iter().filter(|new| locked.contains_key(&new.task)).cloned().collect()
+        chunks
+            .iter()
+            .filter(|new| locked.contains_key(&new.task))
+            .cloned()
+            .collect()
     };
     let loaded = Loaded {
-        tasks: needs.tasks.iter().filter_map(|id| Some((*id, locked.get(id)?.task.clone()))).collect(),
+        tasks: needs
+            .tasks
+            .iter()
+            .filter_map(|id| Some((*id, locked.get(id)?.task.clone())))
+            .collect(),
         attempts: load_attempts(conn, &needs.attempts).await?,
     };
     let (projection, loaded) = decider.decide(loaded).await?;
-    if let Some(change) = projection.attempts.iter().find(|change| !needs.attempts.contains(&change.attempt)) {
-        return Err(DbError::Refused { reason: format!("attempt {} was not asked for", change.attempt) });
+    if let Some(change) = projection
+        .attempts
+        .iter()
+        .find(|change| !needs.attempts.contains(&change.attempt))
+    {
+        return Err(DbError::Refused {
+            reason: format!("attempt {} was not asked for", change.attempt),
+        });
     }
     let attempts = projection_plan::attempts(&loaded, &projection.attempts)?;
     let tasks = projection_plan::tasks(&loaded, projection.tasks)?;
@@ -69,10 +95,19 @@ async fn project_once(
 
     let mut projected = Projected::default();
     let mut tally = Tally::default();
-    let states = new_states(&mut locked, &tasks, &attempts, &ids, &mut projected.newly_pending);
+    let states = new_states(
+        &mut locked,
+        &tasks,
+        &attempts,
+        &ids,
+        &mut projected.newly_pending,
+    );
     write_tasks(conn, states, &mut tally).await?;
-    let succeeded: Vec<TaskId> =
-        tasks.values().filter(|change| change.meet_requirements).map(|change| change.task).collect();
+    let succeeded: Vec<TaskId> = tasks
+        .values()
+        .filter(|change| change.meet_requirements)
+        .map(|change| change.task)
+        .collect();
     for (batch, tasks) in meet(conn, &succeeded, &mut tally).await? {
         *projected.newly_pending.entry(batch).or_default() += tasks;
     }
@@ -98,7 +133,11 @@ struct AttemptFound {
 }
 
 fn words<'a>(attempts: impl Iterator<Item = &'a AttemptId>) -> Vec<WordRow> {
-    attempts.map(|attempt| WordRow { word: attempt.to_string() }).collect()
+    attempts
+        .map(|attempt| WordRow {
+            word: attempt.to_string(),
+        })
+        .collect()
 }
 
 async fn load_attempts(
@@ -135,7 +174,9 @@ fn new_states(
 ) -> Vec<NewState> {
     let mut states = Vec::with_capacity(tasks.len());
     for change in tasks.values() {
-        let Some(task) = locked.remove(&change.task) else { continue };
+        let Some(task) = locked.remove(&change.task) else {
+            continue;
+        };
         if change.to == TaskState::Pending && change.from != TaskState::Pending {
             *pending.entry(task.task.batch.clone()).or_default() += 1;
         }
@@ -199,8 +240,13 @@ async fn complete(
 ) -> Result<Vec<(WorkerName, AttemptId)>, DbError> {
     let mut ids = ids.clone();
     // Those that are written and not over cannot be complete, and their executions are known.
-    let is_over = |row: &AttemptRow| attempt_state(row.state).is_ok_and(scitq_shared::transition::AttemptState::is_over);
-    let over = attempts.iter().filter(|(_, row)| is_over(row)).map(|(attempt, _)| attempt);
+    let is_over = |row: &AttemptRow| {
+        attempt_state(row.state).is_ok_and(scitq_shared::transition::AttemptState::is_over)
+    };
+    let over = attempts
+        .iter()
+        .filter(|(_, row)| is_over(row))
+        .map(|(attempt, _)| attempt);
     let touched: BTreeSet<&AttemptId> = over.chain(grown).collect();
     let rows: Vec<TouchedRow> = read_for(conn, &words(touched.into_iter()), |array| {
         Statement::new(
@@ -221,7 +267,10 @@ async fn complete(
         let attempt: AttemptId = parse("execution.attempt_id", &row.attempt_id)?;
         ids.insert(attempt, ExecutionId(row.id));
         if row.becomes_complete()? {
-            complete.push((parse::<WorkerName>("execution.worker", &row.worker)?, attempt));
+            complete.push((
+                parse::<WorkerName>("execution.worker", &row.worker)?,
+                attempt,
+            ));
         }
     }
     complete.sort_unstable();

@@ -42,7 +42,12 @@ pub(super) async fn meet(
         let times = met.get(&locked.task.id).copied().unwrap_or(0);
         let before = locked.task.state;
         let after = (0..times).fold(before, |state, _| {
-            match transition(state, locked.task.retries_left, AttemptState::Unknown, Event::RequirementMet) {
+            match transition(
+                state,
+                locked.task.retries_left,
+                AttemptState::Unknown,
+                Event::RequirementMet,
+            ) {
                 Decision::Changed { task, .. } => task,
                 _ => state,
             }

@@ -16,7 +16,10 @@ use crate::db::tally::Tally;
 use crate::db::value::{parse, text, to_json};
 use crate::db::{Created, DbError, SubmitError};
 
-pub(in crate::db) async fn submit(pool: &Pool, tasks: &[ValidTask]) -> Result<Vec<Created>, SubmitError> {
+pub(in crate::db) async fn submit(
+    pool: &Pool,
+    tasks: &[ValidTask],
+) -> Result<Vec<Created>, SubmitError> {
     if tasks.is_empty() {
         return Ok(Vec::new());
     }
@@ -34,7 +37,11 @@ async fn submit_once(conn: &mut Conn, tasks: &[ValidTask]) -> Result<Vec<Created
         })
         .collect();
     create_batches(conn, new.iter().map(|place| &tasks[*place].batch)).await?;
-    let required = lock_required(conn, new.iter().flat_map(|place| &tasks[*place].requirements)).await?;
+    let required = lock_required(
+        conn,
+        new.iter().flat_map(|place| &tasks[*place].requirements),
+    )
+    .await?;
     let mut tally = Tally::default();
     let mut rows = Vec::with_capacity(new.len());
     for &place in &new {
@@ -69,15 +76,25 @@ fn answer(
         let key = task.idempotency_key.as_deref();
         if let Some((id, row)) = made.get(&place).and_then(|id| Some((*id, rows.next()?))) {
             let status = parse("task.status", row.status)?;
-            let created = Created { task: id, batch: task.batch.clone(), status, created: true };
+            let created = Created {
+                task: id,
+                batch: task.batch.clone(),
+                status,
+                created: true,
+            };
             if let Some(key) = key {
                 first_of_key.insert(key, created.clone());
             }
             answers.push(created);
         } else {
             let known = key.and_then(|key| keyed.get(key).or_else(|| first_of_key.get(key)));
-            let known = known.ok_or_else(|| DbError::Refused { reason: format!("task {place} got no id") })?;
-            answers.push(Created { created: false, ..known.clone() });
+            let known = known.ok_or_else(|| DbError::Refused {
+                reason: format!("task {place} got no id"),
+            })?;
+            answers.push(Created {
+                created: false,
+                ..known.clone()
+            });
         }
     }
     Ok(answers)
@@ -96,9 +113,18 @@ struct KeyedRow {
 }
 
 /// The tasks that have one of these tasks' idempotency keys already.
-async fn tasks_of_keys(conn: &mut Conn, tasks: &[ValidTask]) -> Result<BTreeMap<String, Created>, DbError> {
-    let keys: BTreeSet<&String> = tasks.iter().filter_map(|task| task.idempotency_key.as_ref()).collect();
-    let keys: Vec<WordRow> = keys.into_iter().map(|key| WordRow { word: text(key) }).collect();
+async fn tasks_of_keys(
+    conn: &mut Conn,
+    tasks: &[ValidTask],
+) -> Result<BTreeMap<String, Created>, DbError> {
+    let keys: BTreeSet<&String> = tasks
+        .iter()
+        .filter_map(|task| task.idempotency_key.as_ref())
+        .collect();
+    let keys: Vec<WordRow> = keys
+        .into_iter()
+        .map(|key| WordRow { word: text(key) })
+        .collect();
     let rows: Vec<KeyedRow> = read_for(conn, &keys, |array| {
         Statement::new("SELECT t.idempotency_key, t.id, t.batch, t.status FROM ")
             .rows::<WordRow>(array)
@@ -124,7 +150,12 @@ pub(super) async fn create_batches(
     names: impl Iterator<Item = &BatchName>,
 ) -> Result<(), DbError> {
     let names: BTreeSet<&str> = names.map(BatchName::as_str).collect();
-    let rows: Vec<WordRow> = names.into_iter().map(|name| WordRow { word: name.to_owned() }).collect();
+    let rows: Vec<WordRow> = names
+        .into_iter()
+        .map(|name| WordRow {
+            word: name.to_owned(),
+        })
+        .collect();
     run_for(conn, &rows, |array| {
         Statement::new("INSERT INTO batch (name, created_at) SELECT r.word, ")
             .sql(dialect::NOW)
@@ -159,11 +190,17 @@ async fn lock_required(
             .sql(dialect::FOR_SHARE)
     })
     .await?;
-    rows.into_iter().map(|row| Ok((TaskId(row.id), parse("task.status", &row.status)?))).collect()
+    rows.into_iter()
+        .map(|row| Ok((TaskId(row.id), parse("task.status", &row.status)?)))
+        .collect()
 }
 
 /// How many requirements of a task have not succeeded.
-fn unmet(index: usize, task: &ValidTask, required: &BTreeMap<TaskId, TaskStatus>) -> Result<u32, SubmitError> {
+fn unmet(
+    index: usize,
+    task: &ValidTask,
+    required: &BTreeMap<TaskId, TaskStatus>,
+) -> Result<u32, SubmitError> {
     let mut missing = 0;
     for id in &task.requirements {
         match required.get(id) {
@@ -233,22 +270,35 @@ async fn insert_tasks(conn: &mut Conn, rows: &[NewTaskRow]) -> Result<Vec<i64>, 
     .await?;
     let mut ids: Vec<i64> = ids.into_iter().map(|row| row.id).collect();
     if ids.len() != rows.len() {
-        return Err(DbError::Refused { reason: format!("{} of {} tasks were inserted", ids.len(), rows.len()) });
+        return Err(DbError::Refused {
+            reason: format!("{} of {} tasks were inserted", ids.len(), rows.len()),
+        });
     }
     ids.sort_unstable();
     Ok(ids)
 }
 
-async fn insert_labels(conn: &mut Conn, tasks: &[ValidTask], new: &[usize], ids: &[i64]) -> Result<(), DbError> {
+async fn insert_labels(
+    conn: &mut Conn,
+    tasks: &[ValidTask],
+    new: &[usize],
+    ids: &[i64],
+) -> Result<(), DbError> {
     let mut rows = Vec::new();
     for (&place, &task_id) in new.iter().zip(ids) {
         for (key, value) in &tasks[place].labels {
-            rows.push(LabelRow { key: text(key), value: text(value), task_id });
+            rows.push(LabelRow {
+                key: text(key),
+                value: text(value),
+                task_id,
+            });
         }
     }
     run_for(conn, &rows, |array| {
-        Statement::new("INSERT INTO task_label (key, value, task_id) SELECT r.key, r.value, r.task_id FROM ")
-            .rows::<LabelRow>(array)
+        Statement::new(
+            "INSERT INTO task_label (key, value, task_id) SELECT r.key, r.value, r.task_id FROM ",
+        )
+        .rows::<LabelRow>(array)
     })
     .await?;
     Ok(())
@@ -265,7 +315,11 @@ async fn insert_edges(
     for (&place, &task_id) in new.iter().zip(ids) {
         for id in &tasks[place].requirements {
             let met = required.get(id) == Some(&TaskStatus::Succeeded);
-            rows.push(EdgeRow { task_id, required_task_id: id.0, met });
+            rows.push(EdgeRow {
+                task_id,
+                required_task_id: id.0,
+                met,
+            });
         }
     }
     run_for(conn, &rows, |array| {

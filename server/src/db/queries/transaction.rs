@@ -71,7 +71,10 @@ macro_rules! transaction {
             drop(connection);
             tried += 1;
             match outcome {
-                Err(error) if super::transaction::Failure::is_conflict(&error) && tried < super::transaction::TRIES => {
+                Err(error)
+                    if super::transaction::Failure::is_conflict(&error)
+                        && tried < super::transaction::TRIES =>
+                {
                     super::transaction::pause(tried).await;
                 }
                 outcome => break outcome,

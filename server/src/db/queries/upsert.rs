@@ -23,12 +23,19 @@ pub(super) async fn write_attempts(
     loaded: &Loaded,
     rows: &BTreeMap<AttemptId, AttemptRow>,
 ) -> Result<BTreeMap<AttemptId, ExecutionId>, DbError> {
-    let (known, new): (Vec<_>, Vec<_>) = rows.iter().partition(|(attempt, _)| loaded.attempts.contains_key(attempt));
+    let (known, new): (Vec<_>, Vec<_>) = rows
+        .iter()
+        .partition(|(attempt, _)| loaded.attempts.contains_key(attempt));
     let known: Vec<&AttemptRow> = known.into_iter().map(|(_, row)| row).collect();
     let new: Vec<&AttemptRow> = new.into_iter().map(|(_, row)| row).collect();
     let mut written: Vec<WrittenRow> = read_for(conn, &new, insert).await?;
     written.extend(read_for::<_, WrittenRow>(conn, &known, update).await?);
-    let pair = |row: WrittenRow| Ok((parse("execution.attempt_id", &row.attempt_id)?, ExecutionId(row.id)));
+    let pair = |row: WrittenRow| {
+        Ok((
+            parse("execution.attempt_id", &row.attempt_id)?,
+            ExecutionId(row.id),
+        ))
+    };
     written.into_iter().map(pair).collect()
 }
 

@@ -53,8 +53,12 @@ pub(in crate::db) async fn worker(pool: &Pool, name: &str) -> Result<Option<Work
 
 async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<WorkerView>, DbError> {
     let mut conn = pool.reader().await?;
-    let mut query = worker_table::table.select(WorkerRow::as_select()).into_boxed::<Backend>();
-    let mut held = Statement::new(format!("SELECT worker, state, count(*) AS attempts FROM execution WHERE {LIVE}"));
+    let mut query = worker_table::table
+        .select(WorkerRow::as_select())
+        .into_boxed::<Backend>();
+    let mut held = Statement::new(format!(
+        "SELECT worker, state, count(*) AS attempts FROM execution WHERE {LIVE}"
+    ));
     if let Some(name) = name {
         held = held.sql(" AND worker = ").text(&name);
         query = query.filter(worker_table::name.eq(name));
@@ -64,7 +68,11 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<WorkerView>, DbEr
     let mut counts: BTreeMap<String, (i64, i64)> = BTreeMap::new();
     for row in held {
         let (accepted, running) = counts.entry(row.worker).or_default();
-        if row.state == "accepted" { *accepted += row.attempts } else { *running += row.attempts }
+        if row.state == "accepted" {
+            *accepted += row.attempts;
+        } else {
+            *running += row.attempts;
+        }
     }
     let view = |row: WorkerRow| {
         let (accepted, running) = counts.get(&row.name).copied().unwrap_or_default();
@@ -88,19 +96,32 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<WorkerView>, DbEr
     Ok(rows.into_iter().map(view).collect())
 }
 
-pub(in crate::db) async fn batch_capacity(pool: &Pool) -> Result<Vec<(BatchName, Capacity)>, DbError> {
+pub(in crate::db) async fn batch_capacity(
+    pool: &Pool,
+) -> Result<Vec<(BatchName, Capacity)>, DbError> {
     let mut conn = pool.reader().await?;
     let rows: Vec<(String, i64, Option<i64>, Option<i64>)> = worker_table::table
         .filter(worker_table::status.eq(WorkerStatus::Running.as_str()))
         .group_by(worker_table::batch)
-        .select((worker_table::batch, count_star(), sum(worker_table::concurrency), sum(worker_table::prefetch)))
+        .select((
+            worker_table::batch,
+            count_star(),
+            sum(worker_table::concurrency),
+            sum(worker_table::prefetch),
+        ))
         .order(worker_table::batch)
         .load(&mut conn)
         .await?;
     rows.into_iter()
         .map(|(batch, workers, slots, prefetch)| {
             let slots_and_prefetch = slots.unwrap_or(0) + prefetch.unwrap_or(0);
-            Ok((parse("worker.batch", &batch)?, Capacity { workers, slots_and_prefetch }))
+            Ok((
+                parse("worker.batch", &batch)?,
+                Capacity {
+                    workers,
+                    slots_and_prefetch,
+                },
+            ))
         })
         .collect()
 }

@@ -35,7 +35,9 @@ struct HeldRow {
 impl HeldRow {
     fn desired(&self) -> Result<DesiredState, DbError> {
         let slots = |column: &str, value: i32| {
-            u16::try_from(value).map_err(|_| DbError::Corrupt { reason: format!("worker.{column} is {value}") })
+            u16::try_from(value).map_err(|_| DbError::Corrupt {
+                reason: format!("worker.{column} is {value}"),
+            })
         };
         Ok(DesiredState {
             version: self.desired_version,
@@ -47,18 +49,25 @@ impl HeldRow {
     }
 }
 
-const SELECT_HELD: &str =
-    "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation FROM worker WHERE name = ";
+const SELECT_HELD: &str = "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation FROM worker WHERE name = ";
 
 /// A worker's row, locked.
 async fn held(conn: &mut Conn, name: &str) -> Result<Option<HeldRow>, DbError> {
-    let statement = Statement::new(SELECT_HELD).text(name).sql(dialect::FOR_UPDATE);
+    let statement = Statement::new(SELECT_HELD)
+        .text(name)
+        .sql(dialect::FOR_UPDATE);
     Ok(statement.read(conn).await?.pop())
 }
 
-pub(in crate::db) async fn desired_state(pool: &Pool, name: &str) -> Result<Option<DesiredState>, DbError> {
+pub(in crate::db) async fn desired_state(
+    pool: &Pool,
+    name: &str,
+) -> Result<Option<DesiredState>, DbError> {
     let mut conn = pool.reader().await?;
-    let rows: Vec<HeldRow> = Statement::new(SELECT_HELD).text(name).read(&mut conn).await?;
+    let rows: Vec<HeldRow> = Statement::new(SELECT_HELD)
+        .text(name)
+        .read(&mut conn)
+        .await?;
     rows.first().map(HeldRow::desired).transpose()
 }
 
@@ -69,7 +78,13 @@ pub(in crate::db) async fn greet(
     incarnation: IncarnationId,
     hello: &Hello,
 ) -> Result<Greeted, DbError> {
-    transaction!(pool, |conn| greet_once(conn, epoch, worker, incarnation, hello))
+    transaction!(pool, |conn| greet_once(
+        conn,
+        epoch,
+        worker,
+        incarnation,
+        hello
+    ))
 }
 
 async fn greet_once(
@@ -83,7 +98,10 @@ async fn greet_once(
     let known = held(conn, worker.as_str()).await?;
     let desired = match &known {
         Some(row) => row.desired()?,
-        None => DesiredState { version: 1, ..hello.initial.clone() },
+        None => DesiredState {
+            version: 1,
+            ..hello.initial.clone()
+        },
     };
     create_batches(conn, std::iter::once(&desired.batch)).await?;
     let cores = i64::from(i32::try_from(hello.cores).unwrap_or(i32::MAX));
@@ -133,9 +151,15 @@ async fn greet_once(
         .sql(")")
     };
     statement.run(conn).await?;
-    let previous_incarnation =
-        known.as_ref().map(|row| parse("worker.incarnation", &row.incarnation)).transpose()?;
-    Ok(Greeted { desired, known: known.is_some(), previous_incarnation })
+    let previous_incarnation = known
+        .as_ref()
+        .map(|row| parse("worker.incarnation", &row.incarnation))
+        .transpose()?;
+    Ok(Greeted {
+        desired,
+        known: known.is_some(),
+        previous_incarnation,
+    })
 }
 
 #[derive(diesel::QueryableByName)]
@@ -194,10 +218,14 @@ pub(in crate::db) async fn set_offline(
     transaction!(pool, |conn| set_offline_once(conn, epoch, silent_for))
 }
 
-async fn set_offline_once(conn: &mut Conn, epoch: Epoch, silent_for: Duration) -> Result<Vec<WorkerName>, DbError> {
+async fn set_offline_once(
+    conn: &mut Conn,
+    epoch: Epoch,
+    silent_for: Duration,
+) -> Result<Vec<WorkerName>, DbError> {
     fence(conn, epoch).await?;
     // Beyond a century nobody was silent for so long, and the databases' arithmetic ends.
-    let century = Duration::from_secs(100 * 366 * 24 * 3600);
+    let century = Duration::from_hours(100 * 366 * 24);
     let milliseconds = i64::try_from(silent_for.min(century).as_millis()).unwrap_or(i64::MAX);
     let (before, behind) = dialect::MILLISECONDS_AGO;
     let statement = Statement::new(
@@ -208,8 +236,10 @@ async fn set_offline_once(conn: &mut Conn, epoch: Epoch, silent_for: Duration) -
     .sql(behind)
     .sql(" RETURNING name");
     let rows: Vec<NameRow> = statement.read(conn).await?;
-    let mut names: Vec<WorkerName> =
-        rows.iter().map(|row| parse("worker.name", &row.name)).collect::<Result<_, DbError>>()?;
+    let mut names: Vec<WorkerName> = rows
+        .iter()
+        .map(|row| parse("worker.name", &row.name))
+        .collect::<Result<_, DbError>>()?;
     names.sort_unstable();
     Ok(names)
 }
@@ -248,8 +278,14 @@ pub(in crate::db) async fn change_worker(
     transaction!(pool, |conn| change_once(conn, name, change))
 }
 
-async fn change_once(conn: &mut Conn, name: &str, change: &WorkerChange) -> Result<Option<DesiredState>, DbError> {
-    let Some(row) = held(conn, name).await? else { return Ok(None) };
+async fn change_once(
+    conn: &mut Conn,
+    name: &str,
+    change: &WorkerChange,
+) -> Result<Option<DesiredState>, DbError> {
+    let Some(row) = held(conn, name).await? else {
+        return Ok(None);
+    };
     let before = row.desired()?;
     let after = DesiredState {
         version: before.version + 1,
@@ -267,7 +303,11 @@ async fn change_once(conn: &mut Conn, name: &str, change: &WorkerChange) -> Resu
         .number(i64::from(after.concurrency))
         .sql(" AS integer), prefetch = CAST(")
         .number(i64::from(after.prefetch))
-        .sql(if after.paused { " AS integer), paused = true" } else { " AS integer), paused = false" })
+        .sql(if after.paused {
+            " AS integer), paused = true"
+        } else {
+            " AS integer), paused = false"
+        })
         .sql(", desired_version = ")
         .number(after.version)
         .sql(", status = CASE WHEN status IN ('running', 'paused') THEN ")

@@ -24,15 +24,23 @@ pub(in crate::db) fn unfold<R: BulkRow>() -> (String, &'static str) {
             }
         })
         .collect();
-    (format!("(SELECT {} FROM json_each(", columns.join(", ")), ")) AS r")
+    (
+        format!("(SELECT {} FROM json_each(", columns.join(", ")),
+        ")) AS r",
+    )
 }
 
 /// The database's time less a number of milliseconds, which is the parameter between the two parts.
-pub(in crate::db) const MILLISECONDS_AGO: (&str, &str) =
-    ("strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || (", " / 1000.0) || ' seconds')");
+pub(in crate::db) const MILLISECONDS_AGO: (&str, &str) = (
+    "strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || (",
+    " / 1000.0) || ' seconds')",
+);
 
 /// Begins a transaction that writes. Immediate: one that began by reading could not go on after another had written.
 pub(in crate::db) async fn begin(conn: &mut Conn) -> QueryResult<()> {
     use diesel::connection::AnsiTransactionManager;
-    conn.spawn_blocking(|conn| AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")).await
+    conn.spawn_blocking(|conn| {
+        AnsiTransactionManager::begin_transaction_sql(conn, "BEGIN IMMEDIATE")
+    })
+    .await
 }

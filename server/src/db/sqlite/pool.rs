@@ -2,7 +2,9 @@ use diesel::connection::SimpleConnection;
 use diesel::{Connection, SqliteConnection};
 use diesel_async::AsyncConnection;
 use diesel_async::pooled_connection::deadpool::{Object, Pool as Deadpool};
-use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+};
 use futures::FutureExt;
 
 use super::{Conn, migrate};
@@ -28,15 +30,33 @@ pub(in crate::db) struct Pool {
 impl Pool {
     /// Opens the file, creating it when it is not there, and brings the schema up to date. Keeps at most `size`
     /// connections for reading.
-    pub(in crate::db) async fn connect(path: &str, address: String, size: usize) -> Result<Self, DbError> {
+    pub(in crate::db) async fn connect(
+        path: &str,
+        address: String,
+        size: usize,
+    ) -> Result<Self, DbError> {
         let (file, name) = (path.to_owned(), address.clone());
         match tokio::task::spawn_blocking(move || prepare(&file, &name)).await {
             Ok(outcome) => outcome?,
-            Err(error) => return Err(DbError::Migration { address, reason: error.to_string() }),
+            Err(error) => {
+                return Err(DbError::Migration {
+                    address,
+                    reason: error.to_string(),
+                });
+            }
         }
         let writer = pool(path, &address, 1, "")?;
-        let readers = pool(path, &address, size.clamp(1, MAX_READERS), "PRAGMA query_only = ON;")?;
-        Ok(Self { writer, readers, address })
+        let readers = pool(
+            path,
+            &address,
+            size.clamp(1, MAX_READERS),
+            "PRAGMA query_only = ON;",
+        )?;
+        Ok(Self {
+            writer,
+            readers,
+            address,
+        })
     }
 
     /// Where the file is.
@@ -57,15 +77,26 @@ impl Pool {
 
 /// Opens the file for the first time. Blocks.
 fn prepare(path: &str, address: &str) -> Result<(), DbError> {
-    let unreachable = |reason: String| DbError::Unreachable { address: address.to_owned(), reason };
-    let mut conn = SqliteConnection::establish(path).map_err(|error| unreachable(error.to_string()))?;
-    conn.batch_execute(SETTINGS).map_err(|error| unreachable(error.to_string()))?;
+    let unreachable = |reason: String| DbError::Unreachable {
+        address: address.to_owned(),
+        reason,
+    };
+    let mut conn =
+        SqliteConnection::establish(path).map_err(|error| unreachable(error.to_string()))?;
+    conn.batch_execute(SETTINGS)
+        .map_err(|error| unreachable(error.to_string()))?;
     // Kept in the file, so that every later connection uses it.
-    conn.batch_execute("PRAGMA journal_mode = WAL;").map_err(|error| unreachable(error.to_string()))?;
+    conn.batch_execute("PRAGMA journal_mode = WAL;")
+        .map_err(|error| unreachable(error.to_string()))?;
     migrate::migrate(&mut conn, address)
 }
 
-fn pool(path: &str, address: &str, size: usize, settings: &'static str) -> Result<Deadpool<Conn>, DbError> {
+fn pool(
+    path: &str,
+    address: &str,
+    size: usize,
+    settings: &'static str,
+) -> Result<Deadpool<Conn>, DbError> {
     let mut config = ManagerConfig::default();
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = Box::new(move |path| {
@@ -76,13 +107,19 @@ fn pool(path: &str, address: &str, size: usize, settings: &'static str) -> Resul
                 conn.batch_execute(SETTINGS)?;
                 conn.batch_execute(settings)
             });
-            set.await.map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
+            set.await
+                .map_err(diesel::ConnectionError::CouldntSetupConfiguration)?;
             Ok(conn)
         }
         .boxed()
     });
-    Deadpool::builder(AsyncDieselConnectionManager::<Conn>::new_with_config(path, config))
-        .max_size(size)
-        .build()
-        .map_err(|error| DbError::Invalid { address: address.to_owned(), reason: error.to_string() })
+    Deadpool::builder(AsyncDieselConnectionManager::<Conn>::new_with_config(
+        path, config,
+    ))
+    .max_size(size)
+    .build()
+    .map_err(|error| DbError::Invalid {
+        address: address.to_owned(),
+        reason: error.to_string(),
+    })
 }

@@ -55,7 +55,10 @@ fn ended(task: i64, n: u128, exit: Exit) -> WorkerEvent {
     report.ended_at = Some(report.accepted_at);
     report.exit = Some(exit);
     report.outcome = Some(Outcome::of_exit(exit));
-    report.stdout = Some(StreamEnd { length: 5, cut: None });
+    report.stdout = Some(StreamEnd {
+        length: 5,
+        cut: None,
+    });
     report.stderr = Some(StreamEnd::default());
     WorkerEvent::Ended(report)
 }
@@ -68,7 +71,13 @@ fn happening(sequence: u64, event: WorkerEvent) -> Happening {
 fn loaded(tasks: &[(i64, TaskState, u16)], attempts: &[(u128, i64, AttemptState)]) -> Loaded {
     let tasks = tasks.iter().map(|(id, state, retries_left)| {
         let id = TaskId(*id);
-        let task = LoadedTask::new(id, BatchName::default(), *state, *retries_left, Revision(1));
+        let task = LoadedTask {
+            id,
+            batch: BatchName::default(),
+            state: *state,
+            retries_left: *retries_left,
+            revision: Revision(1),
+        };
         (id, task)
     });
     let attempts = attempts.iter().map(|(n, task, state)| {
@@ -81,20 +90,42 @@ fn loaded(tasks: &[(i64, TaskState, u16)], attempts: &[(u128, i64, AttemptState)
         };
         (loaded.attempt, loaded)
     });
-    Loaded { tasks: tasks.collect(), attempts: attempts.collect() }
+    Loaded {
+        tasks: tasks.collect(),
+        attempts: attempts.collect(),
+    }
 }
 
 #[test]
 fn a_whole_life_in_one_batch_is_one_change_with_everything_known() {
-    let loaded = loaded(&[(1, TaskState::Assigned { dispatch: dispatch(1) }, 0)], &[]);
-    let happenings = [happening(5, started(1, 1)), happening(6, ended(1, 1, Exit::Code(0)))];
+    let loaded = loaded(
+        &[(
+            1,
+            TaskState::Assigned {
+                dispatch: dispatch(1),
+            },
+            0,
+        )],
+        &[],
+    );
+    let happenings = [
+        happening(5, started(1, 1)),
+        happening(6, ended(1, 1, Exit::Code(0))),
+    ];
     assert_eq!(needs(&happenings).tasks.len(), 1);
     let (projection, effects) = project(&loaded, &happenings);
     assert_eq!(projection.tasks.len(), 1);
-    assert_eq!(projection.tasks[0].from, TaskState::Assigned { dispatch: dispatch(1) });
+    assert_eq!(
+        projection.tasks[0].from,
+        TaskState::Assigned {
+            dispatch: dispatch(1)
+        }
+    );
     assert_eq!(projection.tasks[0].to, TaskState::Succeeded);
     assert!(projection.tasks[0].meet_requirements);
-    let [change] = &projection.attempts[..] else { panic!("{projection:?}") };
+    let [change] = &projection.attempts[..] else {
+        panic!("{projection:?}")
+    };
     let known = change.report.as_ref().unwrap();
     assert_eq!(change.state, AttemptState::Succeeded);
     assert_eq!(change.announced_sequence, 5);
@@ -105,8 +136,20 @@ fn a_whole_life_in_one_batch_is_one_change_with_everything_known() {
 
 #[test]
 fn the_order_of_a_batch_does_not_matter_to_what_is_known() {
-    let loaded = loaded(&[(1, TaskState::Assigned { dispatch: dispatch(1) }, 2)], &[]);
-    let (first, last) = (happening(5, started(1, 1)), happening(6, ended(1, 1, Exit::Code(3))));
+    let loaded = loaded(
+        &[(
+            1,
+            TaskState::Assigned {
+                dispatch: dispatch(1),
+            },
+            2,
+        )],
+        &[],
+    );
+    let (first, last) = (
+        happening(5, started(1, 1)),
+        happening(6, ended(1, 1, Exit::Code(3))),
+    );
     let (forward, _) = project(&loaded, &[first.clone(), last.clone(), first.clone()]);
     let (backward, _) = project(&loaded, &[last, first]);
     assert_eq!(forward.tasks, backward.tasks);
@@ -114,13 +157,22 @@ fn the_order_of_a_batch_does_not_matter_to_what_is_known() {
     assert_eq!(forward.tasks[0].retries_left, 1);
     assert_eq!(forward.attempts[0].state, backward.attempts[0].state);
     assert_eq!(forward.attempts[0].failure, backward.attempts[0].failure);
-    let (one, other) = (forward.attempts[0].report.as_ref().unwrap(), backward.attempts[0].report.as_ref().unwrap());
-    assert_eq!((one.started_at.is_some(), one.exit), (other.started_at.is_some(), other.exit));
+    let (one, other) = (
+        forward.attempts[0].report.as_ref().unwrap(),
+        backward.attempts[0].report.as_ref().unwrap(),
+    );
+    assert_eq!(
+        (one.started_at.is_some(), one.exit),
+        (other.started_at.is_some(), other.exit)
+    );
 }
 
 #[test]
 fn a_repetition_fills_what_was_missing_and_moves_nothing() {
-    let loaded = loaded(&[(1, TaskState::Succeeded, 0)], &[(1, 1, AttemptState::Succeeded)]);
+    let loaded = loaded(
+        &[(1, TaskState::Succeeded, 0)],
+        &[(1, 1, AttemptState::Succeeded)],
+    );
     let (projection, effects) = project(&loaded, &[happening(5, started(1, 1))]);
     assert_eq!(projection.tasks, []);
     assert_eq!(projection.attempts[0].state, AttemptState::Succeeded);
@@ -129,7 +181,16 @@ fn a_repetition_fills_what_was_missing_and_moves_nothing() {
 
 #[test]
 fn an_attempt_of_an_old_dispatch_is_kept_and_stopped() {
-    let loaded = loaded(&[(1, TaskState::Assigned { dispatch: dispatch(2) }, 0)], &[]);
+    let loaded = loaded(
+        &[(
+            1,
+            TaskState::Assigned {
+                dispatch: dispatch(2),
+            },
+            0,
+        )],
+        &[],
+    );
     let (projection, effects) = project(&loaded, &[happening(5, started(1, 1))]);
     assert_eq!(projection.tasks, []);
     assert_eq!(projection.attempts[0].state, AttemptState::Running);
@@ -138,36 +199,88 @@ fn an_attempt_of_an_old_dispatch_is_kept_and_stopped() {
 
 #[test]
 fn an_unknowable_result_is_lost_and_costs_no_retry() {
-    let running = TaskState::Running { dispatch: dispatch(1), attempt: attempt(1), uploading: false };
+    let running = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
     let loaded = loaded(&[(1, running, 1)], &[(1, 1, AttemptState::Running)]);
     let mut report = report(1, 1);
     let reason = FailureReason::AgentRestarted;
-    report.outcome = Some(Outcome::Failed { reason, detail: "the agent ended".into() });
+    report.outcome = Some(Outcome::Failed {
+        reason,
+        detail: "the agent ended".into(),
+    });
     let (projection, _) = project(&loaded, &[happening(5, WorkerEvent::Ended(report))]);
-    assert_eq!((projection.tasks[0].to, projection.tasks[0].retries_left), (TaskState::Pending, 1));
+    assert_eq!(
+        (projection.tasks[0].to, projection.tasks[0].retries_left),
+        (TaskState::Pending, 1)
+    );
     assert_eq!(projection.attempts[0].state, AttemptState::Lost);
-    assert_eq!(projection.attempts[0].failure, Some((reason, "the agent ended".into())));
+    assert_eq!(
+        projection.attempts[0].failure,
+        Some((reason, "the agent ended".into()))
+    );
 }
 
 #[test]
 fn lost_returned_and_released() {
-    let running = TaskState::Running { dispatch: dispatch(1), attempt: attempt(1), uploading: false };
-    let assigned = TaskState::Assigned { dispatch: dispatch(2) };
-    let accepted = TaskState::Accepted { dispatch: dispatch(3), attempt: attempt(3) };
+    let running = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
+    let assigned = TaskState::Assigned {
+        dispatch: dispatch(2),
+    };
+    let accepted = TaskState::Accepted {
+        dispatch: dispatch(3),
+        attempt: attempt(3),
+    };
     let tasks = [(1, running, 0), (2, assigned, 0), (3, accepted, 0)];
-    let loaded = loaded(&tasks, &[(1, 1, AttemptState::Running), (3, 3, AttemptState::Accepted)]);
-    let released = WorkerEvent::Released { report: report(3, 3), reason: ReleaseReason::LessRoom };
+    let loaded = loaded(
+        &tasks,
+        &[
+            (1, 1, AttemptState::Running),
+            (3, 3, AttemptState::Accepted),
+        ],
+    );
+    let released = WorkerEvent::Released {
+        report: report(3, 3),
+        reason: ReleaseReason::LessRoom,
+    };
     let happenings = [
-        Happening::Lost { attempt: attempt(1), dispatch: dispatch(1), task: TaskId(1), detail: "gone".into() },
-        Happening::Returned { dispatch: dispatch(2), task: TaskId(2) },
+        Happening::Lost {
+            attempt: attempt(1),
+            dispatch: dispatch(1),
+            task: TaskId(1),
+            detail: "gone".into(),
+        },
+        Happening::Returned {
+            dispatch: dispatch(2),
+            task: TaskId(2),
+        },
         // A return of another dispatch changes nothing.
-        Happening::Returned { dispatch: dispatch(7), task: TaskId(3) },
+        Happening::Returned {
+            dispatch: dispatch(7),
+            task: TaskId(3),
+        },
         happening(8, released),
     ];
     let (projection, effects) = project(&loaded, &happenings);
-    assert!(projection.tasks.iter().all(|change| change.to == TaskState::Pending), "{projection:?}");
+    assert!(
+        projection
+            .tasks
+            .iter()
+            .all(|change| change.to == TaskState::Pending),
+        "{projection:?}"
+    );
     assert_eq!(projection.tasks.len(), 3);
-    let states: Vec<_> = projection.attempts.iter().map(|change| change.state).collect();
+    let states: Vec<_> = projection
+        .attempts
+        .iter()
+        .map(|change| change.state)
+        .collect();
     assert_eq!(states, [AttemptState::Lost, AttemptState::Released]);
     assert!(projection.attempts[0].report.is_none());
     assert_eq!(effects.room.values().sum::<usize>(), 1);
@@ -182,6 +295,12 @@ fn events_of_unknown_tasks_are_left_out_and_said() {
 
 #[test]
 fn an_end_without_an_outcome_contradicts_itself() {
-    let message = WorkerMessage::new(worker(), incarnation(), Epoch(1), 1, WorkerEvent::Ended(report(1, 1)));
+    let message = WorkerMessage::new(
+        worker(),
+        incarnation(),
+        Epoch(1),
+        1,
+        WorkerEvent::Ended(report(1, 1)),
+    );
     assert!(Happening::of(&message).is_err());
 }
