@@ -97,15 +97,20 @@ impl Table {
         };
         let headings = self.columns.iter().any(|column| !column.heading.is_empty());
         if header && headings {
-            table.set_header(self.columns.iter().map(|column| Cell::new(column.heading)));
+            let mut row = Row::from(self.columns.iter().map(|column| Cell::new(column.heading)));
+            row.max_height(1);
+            table.set_header(row);
         }
         for cells in &self.rows {
             let mut row = Row::from(cells.iter().map(|cell| Cell::new(one_line(cell))));
             row.max_height(1);
             table.add_row(row);
         }
-        for (column, shape) in table.column_iter_mut().zip(&self.columns) {
-            column.set_padding((0, 2)).set_delimiter('\u{0}');
+        let last = self.columns.len().saturating_sub(1);
+        for (number, (column, shape)) in table.column_iter_mut().zip(&self.columns).enumerate() {
+            column.set_padding((0, if number == last { 0 } else { 2 }));
+            // cells are cut anywhere, not between words
+            column.set_delimiter('\u{0}');
             if shape.right {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -169,6 +174,8 @@ mod tests {
         assert_eq!(shown.lines().count(), 3, "{shown}");
         assert!(shown.contains("1234  failed   a^[[2J"), "{shown}");
         assert!(shown.contains("…") && shown.contains("sort"), "{shown}");
+        let narrow = sample().render_within(Some(25), true);
+        assert_eq!(narrow.lines().count(), 3, "{narrow}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
-use scitq_shared::api::Progress;
+use scitq_shared::api::{BatchView, Progress};
 
 use crate::client::{Call, Client};
 use crate::failure::Failure;
@@ -179,6 +179,7 @@ struct Waiting<'a> {
 impl Waiting<'_> {
     async fn part(&mut self, part: &Selection) -> Result<Progress, Failure> {
         let mut now = progress(self.client, part, Duration::ZERO, 0).await?;
+        self.tell_idle(part, &now).await?;
         loop {
             let missing = part.known_tasks() - now.total;
             if missing > 0 {
@@ -200,6 +201,28 @@ impl Waiting<'_> {
                 tokio::time::sleep(NOT_MORE_OFTEN).await;
             }
         }
+    }
+
+    /// Says when a batch waits for nobody.
+    async fn tell_idle(&self, part: &Selection, now: &Progress) -> Result<(), Failure> {
+        let pending = now.tasks.get("pending").is_some_and(|pending| *pending > 0);
+        let Selection::Batch(name) = part else {
+            return Ok(());
+        };
+        if pending
+            && self
+                .client
+                .get::<BatchView>(&["batches", name], &[])
+                .await?
+                .workers
+                == 0
+        {
+            let text = format!(
+                "no worker works for batch {name} now: `scitq-ctl worker update WORKER --batch BATCH` gives it one"
+            );
+            self.bar.suspend(|| self.screen.note(&text));
+        }
+        Ok(())
     }
 
     fn tell(&mut self, now: &Progress) {

@@ -86,7 +86,7 @@ fn a_hundred_thousand_lines_go_in_seconds() {
     assert_code(&output, 0);
     // a debug build on a loaded machine; what is left out is anything that grows with the square
     assert!(
-        begun.elapsed() < Duration::from_secs(60),
+        begun.elapsed() < Duration::from_mins(1),
         "{:?}",
         begun.elapsed()
     );

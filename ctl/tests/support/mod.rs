@@ -1,6 +1,10 @@
 //! A small HTTP server that answers as a test wants, and the program run against it.
 
-#![expect(dead_code, reason = "each test file uses its part of it")]
+#![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test whose surroundings fail has failed"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -198,7 +202,7 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Seen>>, answer: &dyn Fn(usize, &Seen
                 body.len()
             );
             for (name, value) in headers {
-                head.push_str(&format!("{name}: {value}\r\n"));
+                head = format!("{head}{name}: {value}\r\n");
             }
             // the program may have gone, which is its right
             let _ = stream
