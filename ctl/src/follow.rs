@@ -2,6 +2,7 @@
 
 use clap::Args;
 use scitq_shared::api::ExecutionView;
+use scitq_shared::execution::ExecutionStatus;
 use scitq_shared::output::Stream;
 
 use crate::client::Client;
@@ -42,6 +43,9 @@ impl OutputOptions {
 
 /// Prints what an execution wrote: its standard output to ours, its standard error to ours. With both, and unless it
 /// is followed, first the one, then the other.
+///
+/// An execution that is over is read to its end, also when the last of its output is still on the way: whoever waited
+/// for a task gets all that it wrote.
 pub async fn print(
     client: &Client,
     screen: &Screen,
@@ -61,12 +65,13 @@ pub async fn print(
         }
         streams => {
             for stream in streams {
+                let to_its_end = options.follow || rest_is_on_its_way(&execution);
                 copy(
                     client,
                     screen,
                     execution.clone(),
                     *stream,
-                    options.follow,
+                    to_its_end,
                     sink(*stream),
                 )
                 .await?;
@@ -74,6 +79,14 @@ pub async fn print(
             Ok(())
         }
     }
+}
+
+fn rest_is_on_its_way(execution: &ExecutionView) -> bool {
+    let over = execution
+        .status
+        .parse()
+        .is_ok_and(ExecutionStatus::is_final);
+    over && !execution.output_complete
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::screen::Screen;
 use crate::table::{Column, Table};
+use crate::text::count;
 
 /// Most rows asked for at once.
 const PAGE_ROWS: u64 = 1000;
@@ -95,8 +96,9 @@ pub async fn show<T: Serialize + DeserializeOwned>(
         screen.table(&table)?;
     }
     if let Some(next) = next {
+        let shown = count(usize::try_from(shown).unwrap_or(usize::MAX), "row");
         screen.note(&format!(
-            "{shown} rows shown, there are more: --limit 0 shows all, --after {next} goes on from here"
+            "{shown} shown, there are more: --limit 0 shows all, --after {next} goes on from here"
         ));
     }
     Ok(())

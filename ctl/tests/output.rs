@@ -186,3 +186,22 @@ fn a_task_that_has_not_run_says_so() {
         "error: there is no task 2\n  `scitq-ctl task list` shows the tasks\n"
     );
 }
+
+#[test]
+fn a_task_that_is_over_is_read_to_the_end_of_what_it_wrote() {
+    let fake = Fake::start(|_, seen| match seen.path() {
+        "/api/v1/executions/9" => {
+            let mut uploading = execution(9, 1, "succeeded", None);
+            uploading["output_complete"] = false.into();
+            Answer::json(&uploading)
+        }
+        "/api/v1/executions/9/output/stdout" if seen.query("follow") == Some("true") => {
+            Answer::bytes(b"all of it")
+        }
+        "/api/v1/executions/9/output/stdout" => Answer::bytes(b"all"),
+        _ => Answer::problem(404, "not there"),
+    });
+    let output = fake.run(&["execution", "output", "9", "--stdout"]);
+    assert_code(&output, 0);
+    assert_eq!(stdout(&output), "all of it");
+}

@@ -29,7 +29,18 @@ pub async fn submit(
         ));
     }
     let mut created = Vec::with_capacity(requests.tasks());
+    let mut refused_bytes = usize::MAX;
     while let Some(request) = waiting.pop_front() {
+        let halves = if request.body.len() >= refused_bytes {
+            request.split()
+        } else {
+            None
+        };
+        if let Some((one, other)) = halves {
+            waiting.push_front(other);
+            waiting.push_front(one);
+            continue;
+        }
         match send(client, &request).await {
             Ok(tasks) if tasks.len() == request.count => created.extend(tasks),
             Ok(tasks) => {
@@ -41,18 +52,18 @@ pub async fn submit(
                 );
                 return Err(Failure::server_fault(message));
             }
-            Err(failure) => match halves(&failure, &request) {
-                Some((one, other)) => {
+            Err(failure) if failure.status() == Some(413) && request.count > 1 => {
+                if refused_bytes == usize::MAX {
+                    let tasks = count(requests.tasks(), "task");
+                    let server = client.server();
                     screen.note(&format!(
-                        "{} takes shorter requests: {} go in two, each all or nothing",
-                        client.server(),
-                        count(request.count, "task")
+                        "{server} takes shorter requests: {tasks} go in several, each all or nothing"
                     ));
-                    waiting.push_front(other);
-                    waiting.push_front(one);
                 }
-                None => return Err(explain(failure, &request, &requests, created.len(), keys)),
-            },
+                refused_bytes = refused_bytes.min(request.body.len());
+                waiting.push_front(request);
+            }
+            Err(failure) => return Err(explain(failure, &request, &requests, created.len(), keys)),
         }
     }
     if !keys.by_user() {
@@ -74,14 +85,6 @@ async fn send(client: &Client, request: &Request) -> Result<Vec<CreatedTask>, Fa
             ..Call::get(&parts, &[])
         })
         .await
-}
-
-fn halves(failure: &Failure, request: &Request) -> Option<(Request, Request)> {
-    if failure.status() == Some(413) {
-        request.split()
-    } else {
-        None
-    }
 }
 
 /// Adds to a failure which line it is about, and how to repeat the submission.
