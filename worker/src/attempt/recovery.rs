@@ -98,3 +98,162 @@ fn interrupted_end(directory: &Path) -> AttemptEnd {
         stderr_bytes: directory::stream_bytes(directory, Stream::Stderr),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Child, Command, Stdio};
+
+    use scitq_shared::ids::{DispatchId, Epoch, Revision, TaskId};
+    use scitq_shared::names::BatchName;
+    use scitq_shared::protocol::AttemptReport;
+
+    use super::super::journal::ProcessIdentity;
+    use super::*;
+    use crate::machine::boot_id;
+    use crate::runner::start_ticks;
+
+    /// An attempt's directory with this much of a journal, and a claim.
+    fn make(attempts: &Path, steps: &[Step<'_>], torn: &str, claimed: bool) -> AttemptId {
+        let attempt = AttemptId::generate();
+        let path = directory::of(attempts, attempt);
+        fs::create_dir(&path).unwrap();
+        let report = AttemptReport {
+            attempt,
+            dispatch: DispatchId::generate(),
+            dispatch_epoch: Epoch(1),
+            task: TaskId(1),
+            batch: BatchName::default(),
+            revision: Revision(1),
+            queued_at: scitq_shared::now(),
+            accepted_at: scitq_shared::now(),
+            started_at: None,
+            ended_at: None,
+            exit: None,
+            outcome: None,
+            usage: None,
+            stdout: None,
+            stderr: None,
+        };
+        let definition =
+            serde_json::from_str(r#"{"revision":1,"command":"true","weight":1}"#).unwrap();
+        let first = Step::Accepted {
+            report: std::borrow::Cow::Owned(report),
+            definition: std::borrow::Cow::Owned(definition),
+        };
+        let mut file = journal::create(&path, &first).unwrap();
+        for step in steps {
+            journal::write(&mut file, step).unwrap();
+        }
+        std::io::Write::write_all(&mut file, torn.as_bytes()).unwrap();
+        if claimed {
+            fs::write(directory::stream_file(&path, Stream::Stdout), "12345").unwrap();
+        }
+        attempt
+    }
+
+    fn sleep(mark: Option<AttemptId>) -> Child {
+        let mut command = Command::new("sleep");
+        command.arg("1000").stdin(Stdio::null()).process_group(0);
+        if let Some(attempt) = mark {
+            command.env("SCITQ_EXECUTION_ID", attempt.to_string());
+        }
+        command.spawn().unwrap()
+    }
+
+    fn identity(child: &Child) -> ProcessIdentity {
+        let pid = i32::try_from(child.id()).unwrap();
+        ProcessIdentity {
+            pid,
+            start_ticks: start_ticks(pid).unwrap(),
+            boot_id: boot_id(),
+        }
+    }
+
+    #[test]
+    fn each_attempt_is_taken_for_what_its_journal_says() {
+        let attempts = tempfile::tempdir().unwrap();
+        let attempts = attempts.path();
+        let end = AttemptEnd {
+            outcome: Outcome::Succeeded,
+            ..interrupted_end(attempts)
+        };
+        let over = make(attempts, &[Step::Ended(end.clone())], "", true);
+        let unstarted = make(attempts, &[], "{\"step\":\"proc", false);
+        let claimed = make(attempts, &[], "", true);
+        fs::create_dir(attempts.join(AttemptId::generate().to_string())).unwrap();
+        fs::create_dir(attempts.join("of someone else")).unwrap();
+        let torn = directory::of(attempts, AttemptId::generate());
+        fs::create_dir(&torn).unwrap();
+        fs::write(journal::file(&torn), "{\"step\":\"accepted\"").unwrap();
+
+        for _ in 0..2 {
+            let recovered = recover(attempts, &boot_id()).unwrap();
+            let ends: Vec<(AttemptId, Option<AttemptEnd>)> = recovered
+                .into_iter()
+                .map(|found| (found.report.attempt, found.end))
+                .collect();
+            let [
+                (first, Some(first_end)),
+                (second, None),
+                (third, Some(third_end)),
+            ] = &ends[..]
+            else {
+                panic!("{ends:?}");
+            };
+            assert_eq!((*first, *second, *third), (over, unstarted, claimed));
+            assert_eq!(*first_end, end);
+            assert!(matches!(
+                third_end.outcome,
+                Outcome::Failed {
+                    reason: FailureReason::AgentRestarted,
+                    ..
+                }
+            ));
+            assert_eq!(third_end.stdout_bytes, 5);
+        }
+        assert_eq!(
+            fs::read_dir(attempts).unwrap().count(),
+            4,
+            "three attempts and what is of someone else"
+        );
+    }
+
+    #[test]
+    fn only_the_very_same_process_is_killed() {
+        let attempts = tempfile::tempdir().unwrap();
+        let mut children = [sleep(None), sleep(None), sleep(None)];
+        let [same, later, other_boot] = [
+            identity(&children[0]),
+            identity(&children[1]),
+            identity(&children[2]),
+        ];
+        let later = ProcessIdentity {
+            start_ticks: later.start_ticks + 1,
+            ..later
+        };
+        let other_boot = ProcessIdentity {
+            boot_id: "another".to_owned(),
+            ..other_boot
+        };
+        for process in [same, later, other_boot] {
+            make(attempts.path(), &[Step::Process(process)], "", true);
+        }
+        recover(attempts.path(), &boot_id()).unwrap();
+        assert!(!children[0].wait().unwrap().success());
+        for child in &mut children[1..] {
+            assert!(child.try_wait().unwrap().is_none());
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_left_the_group_is_known_by_its_environment() {
+        let attempts = tempfile::tempdir().unwrap();
+        let attempt = make(attempts.path(), &[], "", true);
+        let mut child = sleep(Some(attempt));
+        recover(attempts.path(), &boot_id()).unwrap();
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -11,7 +11,6 @@ use scitq_broker::topology::{
 };
 use scitq_broker::{Broker, Channel, Connection, Message, QueueType};
 use scitq_shared::definition::TaskDefinition;
-use scitq_shared::execution::Outcome;
 use scitq_shared::ids::{AttemptId, DispatchId, Epoch, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::{Chunk, Stream, StreamEnd};
@@ -34,11 +33,12 @@ pub struct Heard {
     /// By attempt and stream: pieces by offset.
     pub output: BTreeMap<(AttemptId, Stream), BTreeMap<u64, Vec<u8>>>,
     pub applied: BTreeSet<AttemptId>,
-    pub rejected: u64,
     /// Whether complete attempts are confirmed as applied.
     pub apply: bool,
     /// Whether state events are acknowledged; without it nothing in-process is ever confirmed.
     pub acknowledge: bool,
+    /// Whether output is read off its queue; looked at when listening begins.
+    pub read_output: bool,
 }
 
 impl Heard {
@@ -63,10 +63,6 @@ impl Heard {
         self.reports("ended")
             .into_iter()
             .find(|report| report.task == task)
-    }
-
-    pub fn outcome(&self, task: TaskId) -> Option<Outcome> {
-        self.ended(task).and_then(|report| report.outcome)
     }
 
     /// Bytes that were received of a stream, contiguous from the beginning.
@@ -132,6 +128,7 @@ impl Server {
         let heard = Arc::new(Mutex::new(Heard {
             apply: true,
             acknowledge: true,
+            read_output: true,
             ..Heard::default()
         }));
         let changed = watch::Sender::new(0);
@@ -145,15 +142,7 @@ impl Server {
         };
         let desired = Arc::new(Mutex::new(desired));
         let worker = WorkerName::new(worker).unwrap();
-        let running = {
-            let (broker, heard, changed) = (broker.clone(), Arc::clone(&heard), changed.clone());
-            let (worker, desired) = (worker.clone(), Arc::clone(&desired));
-            tokio::spawn(async move {
-                loop {
-                    serve(&broker, &worker, &heard, &changed, &desired).await;
-                }
-            })
-        };
+        let running = listen(broker, &worker, &heard, &changed, &desired);
         let server = Self {
             broker: broker.clone(),
             worker,
@@ -167,6 +156,18 @@ impl Server {
         };
         server.create_queue(&server.batch).await;
         server
+    }
+
+    /// Begins to listen anew.
+    pub fn listen(&mut self) {
+        self.running.abort();
+        self.running = listen(
+            &self.broker,
+            &self.worker,
+            &self.heard,
+            &self.changed,
+            &self.desired,
+        );
     }
 
     pub async fn create_queue(&self, batch: &BatchName) {
@@ -316,6 +317,22 @@ async fn tell(channel: &Channel, worker: &WorkerName, command: ControlCommand) {
     drop(channel.publish(message).await);
 }
 
+fn listen(
+    broker: &Broker,
+    worker: &WorkerName,
+    heard: &Arc<Mutex<Heard>>,
+    changed: &watch::Sender<u64>,
+    desired: &Arc<Mutex<DesiredState>>,
+) -> JoinHandle<()> {
+    let (broker, worker, changed) = (broker.clone(), worker.clone(), changed.clone());
+    let (heard, desired) = (Arc::clone(heard), Arc::clone(desired));
+    tokio::spawn(async move {
+        loop {
+            serve(&broker, &worker, &heard, &changed, &desired).await;
+        }
+    })
+}
+
 async fn serve(
     broker: &Broker,
     worker: &WorkerName,
@@ -336,8 +353,10 @@ async fn serve(
     let Ok(mut state) = channel.consume(STATE_QUEUE, prefetch).await else {
         return;
     };
-    let Ok(mut output) = channel.consume(OUTPUT_QUEUE, prefetch).await else {
-        return;
+    let read_output = heard.lock().unwrap().read_output;
+    let mut output = match read_output {
+        true => channel.consume(OUTPUT_QUEUE, prefetch).await.ok(),
+        false => None,
     };
     let Ok(mut heartbeat) = channel.consume(HEARTBEAT_QUEUE, prefetch).await else {
         return;
@@ -356,7 +375,7 @@ async fn serve(
                 heard.events.push(message);
                 heard.acknowledge.then_some(delivery.tag)
             }
-            delivery = output.next() => {
+            delivery = async { output.as_mut().unwrap().next().await }, if output.is_some() => {
                 let Ok(delivery) = delivery else { return };
                 let message: OutputMessage = decode(&delivery.body).unwrap();
                 let chunk = Chunk { length: message.length, encoding: message.encoding, data: message.data };
