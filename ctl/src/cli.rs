@@ -79,6 +79,7 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Hand in tasks
+    #[command(long_about = launch::HELP)]
     Launch(Box<launch::LaunchArguments>),
     /// Look at tasks, their output, and wait for them
     #[command(subcommand)]
@@ -99,6 +100,7 @@ pub enum Command {
     #[command(subcommand)]
     Maintenance(maintenance::MaintenanceCommand),
     /// Print a completion script for a shell
+    #[command(long_about = completions::HELP)]
     Completions(completions::CompletionsArguments),
     /// Run server and worker in one process, with everything they need
     Up(up::UpArgs),

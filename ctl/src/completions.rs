@@ -9,9 +9,15 @@ use crate::cli::Cli;
 use crate::failure::Failure;
 use crate::screen::Screen;
 
+/// The long text of `completions --help`.
+pub const HELP: &str = "\
+Print a completion script for a shell
+
+bash: scitq-ctl completions bash > ~/.local/share/bash-completion/completions/scitq-ctl
+zsh:  scitq-ctl completions zsh > a file named _scitq-ctl in a directory of $fpath
+fish: scitq-ctl completions fish > ~/.config/fish/completions/scitq-ctl.fish";
+
 /// Arguments of `completions`.
-///
-/// For bash: `scitq-ctl completions bash > ~/.local/share/bash-completion/completions/scitq-ctl`
 #[derive(Clone, Debug, Args)]
 pub struct CompletionsArguments {
     /// The shell

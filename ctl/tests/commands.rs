@@ -329,6 +329,22 @@ fn help_and_completions_are_there() {
         assert_code(&output, 0);
         assert!(!stdout(&output).is_empty());
     }
+    let launch = support::command(nowhere, &["launch", "--help"])
+        .output()
+        .unwrap();
+    let wait = support::command(nowhere, &["task", "wait", "--help"])
+        .output()
+        .unwrap();
+    assert!(
+        stdout(&launch).contains("a line that begins with # is a comment"),
+        "{}",
+        stdout(&launch)
+    );
+    assert!(
+        stdout(&wait).contains("4 when the time given with --for"),
+        "{}",
+        stdout(&wait)
+    );
     for shell in ["bash", "zsh", "fish"] {
         let output = support::command(nowhere, &["completions", shell])
             .output()

@@ -27,21 +27,24 @@ use crate::screen::Screen;
 use crate::task;
 use crate::text::count;
 
+/// The long text of `launch --help`.
+pub const HELP: &str = "\
+Hand in tasks
+
+The words behind the options are the command: they reach the process byte for byte, and no shell is between unless \
+--shell asks for one. Put -- before the first word when it begins with a dash.
+
+With --from, many tasks are handed in at once, one a line:
+- a line is a command, as it would be typed (quotes group words; with --shell the line is the script);
+- a line that begins with { is a JSON object with the fields of a task, such as {\"command\": \"sort a\", \"retry\": 2};
+- a line that begins with # is a comment, and blank lines are skipped.
+Options given here hold for every line that does not say otherwise. A line that cannot be used is told by its number, \
+and then nothing is handed in.
+
+A launch whose answer got lost is repeated without creating any task twice.";
+
 /// Arguments of `launch`.
-///
-/// The words behind the options are the command: they reach the process byte for byte, and no shell is between unless
-/// --shell asks for one. Put -- before the first word when it begins with a dash.
-///
-/// With --from, many tasks are handed in at once, one a line:
-///   a line is a command, as it would be typed (quotes group words; with --shell the line is the script);
-///   a line that begins with { is a JSON object with the fields of a task, such as {"command":"sort a","name":"a"};
-///   a line that begins with # is a comment, and blank lines are skipped.
-/// Options given here hold for every line that does not say otherwise. A line that cannot be used is told by its
-/// number, and then nothing is handed in.
-///
-/// A launch whose answer got lost is repeated without creating any task twice.
 #[derive(Clone, Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub struct LaunchArguments {
     /// What holds for each task.
     #[command(flatten)]

@@ -26,8 +26,10 @@ pub enum TaskCommand {
         id: i64,
     },
     /// Print what a task wrote
+    #[command(long_about = output::HELP)]
     Output(output::OutputArguments),
     /// Wait until tasks are over
+    #[command(long_about = wait::HELP)]
     Wait(wait::WaitArguments),
 }
 

@@ -19,14 +19,20 @@ const NEXT_EXECUTION_EVERY: Duration = Duration::from_secs(1);
 /// Pause when a wait for the first execution ended without one.
 const FIRST_EXECUTION_AGAIN: Duration = Duration::from_millis(200);
 
+/// The long text of `task output --help`.
+pub const HELP: &str = "\
+Print what a task wrote
+
+Both streams are printed, standard output to standard output and standard error to standard error; what is piped is \
+byte for byte what the task wrote. On a terminal control characters are made visible, unless --raw. Of very long \
+output the beginning and the end are kept; where the middle is missing, a mark says how much: in its place on a \
+terminal, else on standard error.
+
+With --follow it waits for the task to begin, and goes on with the next execution when a failed task is tried again, \
+until the task is over.";
+
 /// Arguments of `task output`.
-///
-/// Both streams are printed, standard output to standard output and standard error to standard error: what is piped is
-/// byte for byte what the task wrote. On a terminal control characters are made visible, unless --raw. Of very long
-/// output the beginning and the end are kept; where the middle is missing, a mark says how much: in its place on a
-/// terminal, else on standard error.
 #[derive(Clone, Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub struct OutputArguments {
     /// Id of the task
     #[arg(value_parser = clap::value_parser!(i64).range(1..))]

@@ -19,11 +19,15 @@ const TOLD: usize = 5;
 /// How many ids are asked for at once.
 const IDS_AT_ONCE: usize = 200;
 
+/// The long text of `task wait --help`.
+pub const HELP: &str = "\
+Wait until tasks are over
+
+Shows a progress bar on a terminal; elsewhere, with -v, a line every ten seconds. The exit code says how it ended: 0 \
+when all succeeded, 1 when some failed or were cancelled, 2 when a task or the batch does not exist, 3 when the server \
+could not be reached, 4 when the time given with --for was up. Ctrl-C ends the waiting with 130; the tasks go on.";
+
 /// Arguments of `task wait`.
-///
-/// Shows a progress bar on a terminal; elsewhere, with -v, a line every ten seconds. The exit code says how it ended:
-/// 0 when all succeeded, 1 when some failed or were cancelled, 3 when the server could not be reached, 4 when the time
-/// given with --for was up. Ctrl-C ends the waiting with 130; the tasks go on.
 #[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true))]
 pub struct WaitArguments {
