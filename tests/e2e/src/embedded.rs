@@ -43,14 +43,22 @@ impl Embedded {
     /// # Panics
     /// If it runs.
     pub async fn start_again(&mut self) {
+        self.start_again_with(&[]).await;
+    }
+
+    /// The same, with further words behind `up`.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub async fn start_again_with(&mut self, words: &[&str]) {
         assert!(self.up.is_none(), "it runs already");
         let mut command = self.site.command("scitq-ctl", &self.setup);
         command
             .arg("up")
+            .args(words)
             .args(["--listen", &self.site.listen()])
             .arg("--data-dir")
             .arg(self.site.directory().join("data"))
-            .args(["--concurrency", &self.setup.concurrency.to_string()])
             .arg("--config")
             .arg(self.site.settings_file())
             .env("SCITQ_WORKER_NAME", WORKER);

@@ -93,7 +93,7 @@ async fn a_killed_worker_comes_back() {
         ..Setup::default()
     };
     let mut system = separate(setup.clone()).await;
-    let task = json!({"command": "echo $SCITQ_TASK_ID; sleep 0.01", "shell": "sh", "retry": 9});
+    let task = json!({"command": "echo $SCITQ_TASK_ID; sleep 0.01", "shell": "sh"});
     let tasks = system.submit(&json!(vec![task; 120])).await;
     for part in 1..=2 {
         system.progress(&tasks, 30 * part).await;

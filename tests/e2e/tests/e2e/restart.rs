@@ -20,7 +20,7 @@ async fn ctrl_c_drains_and_a_restart_goes_on() {
         .await;
 
     system.interrupt();
-    system.program().line("drain").await;
+    system.program().line("waiting for running tasks").await;
     // It waits for the task that runs.
     assert!(!system.program().has_ended());
     gate.open();
@@ -43,7 +43,12 @@ async fn ctrl_c_drains_and_a_restart_goes_on() {
 #[tokio::test]
 async fn a_second_ctrl_c_stops_at_once() {
     let mut system = Embedded::start(Setup::default()).await;
-    let task = system.launch(["--shell", "echo $$; exec sleep 1000"]).await;
+    let mark = system.directory().join("mark");
+    let script = format!(
+        "mkdir {} && echo $$ && exec sleep 1000; echo again",
+        mark.display()
+    );
+    let task = system.launch(["--shell", &script]).await;
     let mut following = system
         .rest
         .open(&format!("/api/v1/tasks/{task}/output/stdout?follow=true"))
@@ -54,12 +59,9 @@ async fn a_second_ctrl_c_stops_at_once() {
         .parse()
         .expect("a process id");
     system.interrupt();
-    system.program().line("drain").await;
+    system.program().line("waiting for running tasks").await;
     system.interrupt();
-    assert!(
-        system.ended().await.is_some(),
-        "it is not killed by the signal"
-    );
+    assert_eq!(system.ended().await, Some(130));
     drop(following);
     let directory = PathBuf::from(format!("/proc/{process}"));
     eventually("the task's process is gone", || async {
@@ -67,11 +69,21 @@ async fn a_second_ctrl_c_stops_at_once() {
     })
     .await;
 
-    // What was stopped did not succeed, and says why; its worker takes new work.
+    // What was stopped says why, and runs again without a retry: it was not the command's failure.
     system.start_again().await;
-    assert_eq!(system.over(&[task]).await, json!({"failed": 1}));
-    let execution = system.execution(task).await;
-    assert!(execution["failure_detail"].is_string(), "{execution}");
+    system.succeeded(&[task]).await;
+    let executions = system.executions(task).await;
+    let [stopped, repeated] = executions.as_slice() else {
+        panic!("two executions: {executions:#?}")
+    };
+    assert_eq!(stopped["status"], "lost", "{stopped}");
+    let detail = stopped["failure_detail"].as_str().unwrap_or_default();
+    assert!(
+        detail.contains("stopped") || detail.contains("told to end"),
+        "{stopped}"
+    );
+    assert_eq!(repeated["status"], "succeeded", "{repeated}");
+    assert_eq!(system.output(task, "stdout").await, b"again\n");
     let next = system.launch(["true"]).await;
     system.succeeded(&[next]).await;
     system.counters_agree().await;
@@ -86,7 +98,7 @@ async fn a_kill_in_the_middle_of_a_series_loses_nothing() {
     };
     let mut system = Embedded::start(setup).await;
     let script = "sleep 0.02; echo $SCITQ_TASK_ID";
-    let series = vec![json!({"command": script, "shell": "sh", "retry": 9}); 150];
+    let series = vec![json!({"command": script, "shell": "sh"}); 150];
     let tasks = system.submit(&json!(series)).await;
     for part in 1..=3 {
         system.progress(&tasks, 30 * part).await;
@@ -116,7 +128,7 @@ async fn a_kill_while_a_task_runs_is_told_in_its_history() {
     let mut system = Embedded::start(Setup::concurrency(1)).await;
     let gate = system.gate("held");
     let held = system
-        .submit(&json!({"command": gate.before("echo end"), "retry": 1}))
+        .submit(&json!({"command": gate.before("echo end")}))
         .await;
     system.running(&held, 1).await;
     let queued = system
@@ -138,8 +150,12 @@ async fn a_kill_while_a_task_runs_is_told_in_its_history() {
         assert!(earlier["failure_detail"].is_string(), "{earlier}");
     }
     assert_eq!(system.output(held[0], "stdout").await, b"end\n");
-    // What the server holds for the worker counts, not what the command line says.
+    // What the server holds for the worker counts, not what the settings say; a flag is the user's newest word.
     assert_eq!(system.worker(WORKER, "running").await["concurrency"], 3);
+    system.interrupt();
+    assert_eq!(system.ended().await, Some(0));
+    system.start_again_with(&["--concurrency", "5"]).await;
+    assert_eq!(system.worker(WORKER, "running").await["concurrency"], 5);
     system.counters_agree().await;
 }
 
