@@ -8,12 +8,12 @@ use lapin::options::ConfirmSelectOptions;
 use tokio::sync::Mutex;
 
 use crate::address::Address;
-use crate::amqp::{PublishQueue, connect_failure};
+use crate::amqp::{PublishQueue, Watch, connect_failure};
 use crate::confirmation::PublishFailure;
 use crate::ending::Ending;
 use crate::error::BrokerError;
 use crate::local::{LocalBroker, LocalChannel};
-use crate::message::Message;
+use crate::message::{ChannelId, Message};
 
 /// How long an attempt to connect may take.
 const ATTEMPT: Duration = Duration::from_secs(10);
@@ -71,6 +71,8 @@ struct AmqpPublisher {
 struct AmqpLane {
     queue: PublishQueue,
     ending: Ending,
+    /// Before the connection, so that it has ended when the pool hands the connection out again.
+    _watch: Watch,
     _connection: Object,
 }
 
@@ -136,10 +138,13 @@ impl AmqpPublisher {
             .map_err(|_| silent())?;
         let channel = channel.map_err(|error: lapin::Error| failed(&error))?;
         let ending = Ending::new();
+        let watch = Watch::over(&connection);
+        watch.register(ChannelId::next(), channel.status().clone(), &ending);
         let queue = PublishQueue::start(channel, ending.clone());
         Ok(AmqpLane {
             queue,
             ending,
+            _watch: watch,
             _connection: connection,
         })
     }

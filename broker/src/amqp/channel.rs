@@ -48,7 +48,7 @@ struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.connection.forget(self.id);
+        self.connection.watch().forget(self.id);
     }
 }
 
@@ -56,7 +56,9 @@ impl AmqpChannel {
     pub(super) fn new(connection: AmqpConnection, lapin: lapin::Channel) -> Self {
         let id = ChannelId::next();
         let ending = Ending::new();
-        connection.register(id, lapin.status().clone(), &ending);
+        connection
+            .watch()
+            .register(id, lapin.status().clone(), &ending);
         let publishing = PublishQueue::start(lapin.clone(), ending.clone());
         let consuming = Mutex::new(());
         Self(Arc::new(Inner {
@@ -274,7 +276,7 @@ impl AmqpChannel {
     fn note(&self, error: &lapin::Error) -> Option<BrokerError> {
         let reason = failure(error)?;
         if reason.is_connection_lost() {
-            self.0.connection.end(&reason);
+            self.0.connection.watch().end(&reason);
         }
         self.0.ending.set(reason.clone());
         Some(reason)

@@ -7,6 +7,7 @@ mod consumer;
 mod convert;
 mod failure;
 mod publishing;
+mod watch;
 
 pub(crate) use channel::AmqpChannel;
 pub(crate) use connect::connect;
@@ -14,3 +15,4 @@ pub(crate) use connection::AmqpConnection;
 pub(crate) use consumer::AmqpConsumer;
 pub(crate) use failure::connect_failure;
 pub(crate) use publishing::PublishQueue;
+pub(crate) use watch::Watch;
