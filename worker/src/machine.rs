@@ -9,9 +9,7 @@ pub fn cores() -> u32 {
 /// Main memory in bytes.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::try_from(info.totalram)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(u64::from(info.mem_unit))
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 /// Host name as the kernel has it.

@@ -42,7 +42,7 @@ struct Arguments {
     /// running or paused [default: running]
     #[arg(short, long, value_name = "STATUS")]
     status: Option<String>,
-    /// Broker, amqp://user:password@host:port/vhost; better given in a file or by SCITQ_BROKER_URL, where no process list shows it
+    /// Broker, amqp://user:password@host:port/vhost; better given in a file or in the environment, where no process list shows it
     #[arg(long, value_name = "URL")]
     broker_url: Option<String>,
     /// Where the worker keeps what it must not forget [default: /var/lib/scitq/worker]

@@ -97,7 +97,7 @@ impl Prepared {
             WorkerError::files("prepare the work directory", &options.work_directory),
         )?;
         for found in &recovered {
-            work.remove(&work.path(found.report.attempt));
+            WorkDirectories::remove(&work.path(found.report.attempt));
         }
         if !recovered.is_empty() {
             tracing::info!(

@@ -14,6 +14,10 @@ use crate::agent::core::AttemptEnd;
 /// One step of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "never kept: written or taken apart at once"
+)]
 pub(crate) enum Step<'a> {
     /// It is about to be executed.
     Accepted {

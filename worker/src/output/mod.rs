@@ -45,8 +45,8 @@ impl Output {
             watches: Arc::new(watches),
             cap_bytes,
         };
-        let watcher = Watcher::new(output.clone(), inotify);
-        Ok((output, watcher))
+        let looking = Watcher::new(output.clone(), inotify);
+        Ok((output, looking))
     }
 
     /// Sends the output of an attempt while it runs, as it comes.

@@ -10,6 +10,7 @@ use scitq_shared::output::Stream;
 use tokio::sync::oneshot;
 
 use super::launch::{Launched, launch};
+use super::work_directory::WorkDirectories;
 use super::{Site, StartFailure};
 use crate::agent::core::{AttemptEnd, Execution};
 use crate::attempt::directory;
@@ -90,7 +91,7 @@ async fn see_through(
         if succeeded && same_user {
             site.work.give_back(&work_directory);
         } else {
-            site.work.remove(&work_directory);
+            WorkDirectories::remove(&work_directory);
         }
     });
     end

@@ -11,6 +11,7 @@ use super::environment::{self, environment};
 use super::process::Process;
 use super::spawn::{Program, spawn, spawn_as};
 use super::users::{self, Switch};
+use super::work_directory::WorkDirectories;
 use super::{Site, StartFailure, command, lookup, work_directory};
 use crate::agent::core::Execution;
 use crate::attempt::directory;
@@ -42,7 +43,7 @@ pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, Sta
     let process = match started {
         Ok(process) => process,
         Err(failure) => {
-            site.work.remove(&work);
+            WorkDirectories::remove(&work);
             return Err(failure);
         }
     };

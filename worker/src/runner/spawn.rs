@@ -1,8 +1,8 @@
 //! Executing a program in a session of its own.
 //!
-//! Two ways, the same for the task: posix_spawn(3) where the user stays the same, because it does not copy the worker's
+//! Two ways, the same for the task: `posix_spawn` where the user stays the same, because it does not copy the worker's
 //! page tables (measured on 2 cores: 50 µs of CPU against 240 µs for fork from 10 MB, 1,900 µs from 100 MB), and a fork
-//! where user or group change, which posix_spawn cannot do. In both the child leads a new session and process group,
+//! where user or group change, which `posix_spawn` cannot do. In both the child leads a new session and process group,
 //! has no signal blocked or ignored, reads from /dev/null, writes into the attempt's files in append mode, and has no
 //! other file open.
 

@@ -20,26 +20,26 @@ pub(crate) struct Switch {
 
 /// What has to be changed for a task that asks for these ids; none when the worker is that already.
 pub(crate) fn switch(uid: Option<u32>, gid: Option<u32>) -> Result<Option<Switch>, StartFailure> {
-    let (own_uid, own_gid) = (
+    let (own_user, own_group) = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    if uid.is_none_or(|uid| uid == own_uid) && gid.is_none_or(|gid| gid == own_gid) {
+    if uid.is_none_or(|uid| uid == own_user) && gid.is_none_or(|gid| gid == own_group) {
         return Ok(None);
     }
-    if own_uid != 0 {
+    if own_user != 0 {
         let asked = match (uid, gid) {
             (Some(uid), Some(gid)) => format!("user {uid} and group {gid}"),
             (Some(uid), None) => format!("user {uid}"),
-            (None, _) => format!("group {}", gid.unwrap_or(own_gid)),
+            (None, _) => format!("group {}", gid.unwrap_or(own_group)),
         };
         let detail = format!(
-            "the task asks to run as {asked}, but this worker runs as user {own_uid} and only a worker of root can change \
+            "the task asks to run as {asked}, but this worker runs as user {own_user} and only a worker of root can change \
              that; start the worker as root or submit the task without uid and gid"
         );
         return Err(StartFailure::new(FailureReason::WorkerFault, detail));
     }
-    let target = uid.unwrap_or(own_uid);
+    let target = uid.unwrap_or(own_user);
     let known = passwd(target);
     let gid = gid
         .or(known.as_ref().map(|user| user.0))

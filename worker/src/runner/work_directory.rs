@@ -89,12 +89,12 @@ impl WorkDirectories {
         {
             self.lock().ready.push(spare);
         } else {
-            self.remove(path);
+            Self::remove(path);
         }
     }
 
     /// Removes a work directory with all its content, if it is there.
-    pub(crate) fn remove(&self, path: &Path) {
+    pub(crate) fn remove(path: &Path) {
         match fs::remove_dir_all(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 // A task may leave directories that it made unwritable.
@@ -111,7 +111,7 @@ impl WorkDirectories {
     pub(crate) fn remove_spares(&self) {
         let spares = std::mem::take(&mut self.lock().ready);
         for spare in spares {
-            self.remove(&spare);
+            Self::remove(&spare);
         }
     }
 
@@ -201,7 +201,7 @@ mod tests {
             &|path| fs::write(path.join("output/file"), "").unwrap(),
             &|path| fs::remove_dir(path.join("temp")).unwrap(),
             &|path| {
-                fs::set_permissions(path.join("input"), fs::Permissions::from_mode(0o777)).unwrap()
+                fs::set_permissions(path.join("input"), fs::Permissions::from_mode(0o777)).unwrap();
             },
             &|path| {
                 fs::remove_dir(path.join("temp")).unwrap();

@@ -201,7 +201,7 @@ impl Core {
         self.tombstones.clear();
         match self.consumer {
             Consumer::Open { .. } | Consumer::Closing { .. } => {
-                self.consumer.failed(now, &self.rules)
+                self.consumer.failed(now, &self.rules);
             }
             // The subscription asked for comes on a new channel, or fails by itself.
             Consumer::Closed { .. } | Consumer::Opening { .. } => {}

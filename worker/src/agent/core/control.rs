@@ -25,7 +25,7 @@ impl Core {
         self.epoch = self.epoch.max(message.epoch);
         match message.command {
             ControlCommand::Welcome { desired, .. } | ControlCommand::Desired { desired } => {
-                self.follow(now, desired)
+                self.follow(now, &desired);
             }
             ControlCommand::QueueReady { batch } => self.queue_ready(&batch),
             ControlCommand::Applied { attempts } => self.applied(&attempts),
@@ -43,7 +43,7 @@ impl Core {
     }
 
     /// Follows a desired state that is not older than the one followed now.
-    fn follow(&mut self, now: Now, desired: DesiredState) {
+    fn follow(&mut self, now: Now, desired: &DesiredState) {
         if self
             .desired
             .as_ref()
@@ -51,7 +51,7 @@ impl Core {
         {
             return;
         }
-        if self.desired.as_ref() == Some(&desired) {
+        if self.desired.as_ref() == Some(desired) {
             return;
         }
         let another_batch = self
@@ -155,7 +155,7 @@ impl Core {
                     });
                 }
                 Some(Phase::Starting | Phase::Waiting(_)) => {
-                    self.release(now, *attempt, ReleaseReason::Revoked)
+                    self.release(now, *attempt, ReleaseReason::Revoked);
                 }
                 None => {}
             }

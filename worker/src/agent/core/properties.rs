@@ -11,7 +11,7 @@ use super::tests::{SECOND, desired, new_core, succeeded, task};
 use super::*;
 
 /// One thing that may happen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     /// The connection works on the next thing that the core asked of it.
     Link,
@@ -127,6 +127,11 @@ impl World {
     }
 
     fn tell(&mut self, input: Input) {
+        self.tell_unchecked(input);
+        self.check();
+    }
+
+    fn tell_unchecked(&mut self, input: Input) {
         let now = Now {
             elapsed: self.elapsed,
             wall: scitq_shared::now(),
@@ -134,7 +139,6 @@ impl World {
         for effect in self.core.handle(now, input) {
             self.note(effect);
         }
-        self.check();
     }
 
     fn note(&mut self, effect: Effect) {
@@ -257,20 +261,14 @@ impl World {
                 self.tell(Input::Consuming { consumer, channel });
             }
             Some(Effect::CancelConsumer { consumer }) => {
-                if self
+                let current = self
                     .subscription
-                    .as_ref()
-                    .is_some_and(|subscription| subscription.number == consumer)
-                {
-                    self.subscription = None;
+                    .take_if(|current| current.number == consumer);
+                if current.is_some() {
                     self.tell(Input::Cancelled { consumer });
                 }
             }
-            Some(Effect::CloseChannel { channel }) => {
-                if self.channel == Some(channel) {
-                    self.close_channel();
-                }
-            }
+            Some(Effect::CloseChannel { channel }) => self.close_if(channel),
             Some(Effect::Reconnect { .. }) => self.cut(),
             Some(other) => panic!("{other:?}"),
             None => {}
@@ -388,30 +386,25 @@ impl World {
         }
         for publication in lost {
             self.unanswered.remove(&publication);
-            if !first {
-                // The core has not heard of the channel's end yet: what it held there may count as alive for a moment.
-                let now = Now {
-                    elapsed: self.elapsed,
-                    wall: scitq_shared::now(),
-                };
-                for effect in self.core.handle(
-                    now,
-                    Input::Confirmed {
-                        publication,
-                        stored: false,
-                    },
-                ) {
-                    self.note(effect);
-                }
+            let answer = Input::Confirmed {
+                publication,
+                stored: false,
+            };
+            if first {
+                self.tell(answer);
             } else {
-                self.tell(Input::Confirmed {
-                    publication,
-                    stored: false,
-                });
+                // The core has not heard of the channel's end yet: what it held there may count as alive for a moment.
+                self.tell_unchecked(answer);
             }
         }
         if !first {
             self.tell(Input::ChannelClosed { channel });
+        }
+    }
+
+    fn close_if(&mut self, channel: ChannelNumber) {
+        if self.channel == Some(channel) {
+            self.close_channel();
         }
     }
 

@@ -481,7 +481,10 @@ fn a_missing_queue_is_looked_for_less_and_less_often_and_at_once_when_it_is_anno
             consume_of(&drive.tell(Input::ConsumeFailed { consumer })),
             None
         );
-        assert_eq!(consume_of(&drive.later(SECOND * wait - SECOND / 10)), None);
+        assert_eq!(
+            consume_of(&drive.later(SECOND * (wait - 1) + SECOND * 9 / 10)),
+            None
+        );
         effects = drive.later(SECOND / 10);
     }
     let Some(Effect::Consume { consumer, .. }) = effects.last() else {
