@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::num::NonZeroU16;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use scitq_broker::{
@@ -184,16 +184,18 @@ async fn publishers_wait_while_the_broker_has_an_alarm() {
     node.evaluate("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []}).")
         .await;
     // The connection hears of the alarm a moment later; then its next message stays without an answer.
-    let mut blocked = soon(async {
-        loop {
-            let mut next = lane.publish(message("q", "x", true)).await.unwrap();
-            match tokio::time::timeout(Duration::from_secs(2), &mut next).await {
-                Ok(confirmed) => confirmed.unwrap(),
-                Err(_) => break next,
-            }
+    let began = Instant::now();
+    let mut blocked = loop {
+        assert!(
+            began.elapsed() < Duration::from_mins(1),
+            "the connection is never blocked"
+        );
+        let mut next = soon(lane.publish(message("q", "x", true))).await.unwrap();
+        match tokio::time::timeout(Duration::from_secs(2), &mut next).await {
+            Ok(confirmed) => confirmed.unwrap(),
+            Err(_) => break next,
         }
-    })
-    .await;
+    };
 
     let publishing = tokio::spawn({
         let lane = lane.clone();
