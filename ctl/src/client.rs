@@ -88,7 +88,12 @@ impl<'a> Call<'a> {
 #[derive(Debug)]
 enum Trouble {
     /// It may pass: worth another attempt.
-    Passing(String),
+    Passing {
+        /// What happened, in words that follow the server's address.
+        why: String,
+        /// False when the request certainly never reached a server.
+        reached: bool,
+    },
     /// It will not.
     Final(Failure),
 }
@@ -212,7 +217,8 @@ impl Client {
             } else {
                 format!(": {said}")
             };
-            return Trouble::Passing(format!("answers {}{why}", status.as_u16()));
+            let why = format!("answers {}{why}", status.as_u16());
+            return Trouble::Passing { why, reached: true };
         }
         if status.is_client_error() && problem.is_some() {
             let rejection = Rejection {
@@ -255,6 +261,7 @@ impl Client {
     {
         let troubled_since: Cell<Option<Instant>> = Cell::new(None);
         let told = Cell::new(false);
+        let ever_reached = Cell::new(false);
         let delays = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(100))
             .with_max_delay(Duration::from_secs(3))
@@ -262,7 +269,13 @@ impl Client {
             .without_max_times();
         let result = attempt
             .retry(delays)
-            .when(|trouble| matches!(trouble, Trouble::Passing(_)))
+            .when(|trouble| match trouble {
+                Trouble::Passing { reached, .. } => {
+                    ever_reached.set(ever_reached.get() || *reached);
+                    true
+                }
+                Trouble::Final(_) => false,
+            })
             .adjust(|_, delay| {
                 let since = troubled_since.get().unwrap_or_else(Instant::now);
                 troubled_since.set(Some(since));
@@ -273,32 +286,35 @@ impl Client {
                     .map(|delay| delay.min(left))
             })
             .notify(|trouble, _| {
-                if let (Trouble::Passing(why), false) = (trouble, told.replace(true)) {
+                if let (Trouble::Passing { why, .. }, false) = (trouble, told.replace(true)) {
                     let seconds = self.patience.as_secs();
                     (self.notice)(&format!("{} {why}; trying for {seconds} s …", self.server));
                 }
             })
             .await;
-        if told.get() && !matches!(result, Err(Trouble::Passing(_))) {
+        if told.get() && !matches!(result, Err(Trouble::Passing { .. })) {
             (self.notice)(&format!("{} answers again", self.server));
         }
         result.map_err(|trouble| match trouble {
             Trouble::Final(failure) => failure,
-            Trouble::Passing(why) => self.gave_up(&why, told.get()),
+            Trouble::Passing { why, .. } => self.gave_up(&why, told.get(), ever_reached.get()),
         })
     }
 
-    /// The failure when patience has ended.
-    pub(crate) fn gave_up(&self, why: &str, tried: bool) -> Failure {
+    /// The failure when patience has ended; `reached` when a request may have reached a server.
+    pub(crate) fn gave_up(&self, why: &str, tried: bool, reached: bool) -> Failure {
         let seconds = self.patience.as_secs();
         let tried = if tried {
             format!(" (tried for {seconds} s)")
         } else {
             String::new()
         };
-        Failure::unreachable(format!("{} {why}{tried}", self.server)).remedy(
-            "start a server with `scitq-ctl up`, or say where it is with --server URL or SCITQ_SERVER",
-        )
+        let remedy = if reached {
+            "the server's log says more; --timeout SECONDS waits longer for it"
+        } else {
+            "start a server with `scitq-ctl up`, or say where it is with --server URL or SCITQ_SERVER"
+        };
+        Failure::unreachable(format!("{} {why}{tried}", self.server), reached).remedy(remedy)
     }
 }
 
@@ -310,7 +326,10 @@ fn trouble(error: &reqwest::Error) -> Trouble {
             cause(error)
         )));
     }
-    Trouble::Passing(cause(error))
+    Trouble::Passing {
+        why: cause(error),
+        reached: !error.is_connect(),
+    }
 }
 
 /// A fault of the way in words that follow the server's address, without that address.

@@ -33,7 +33,10 @@ pub enum Kind {
     /// The user: the server says why in the answer.
     Rejected(Rejection),
     /// Whoever runs the server: it does not answer.
-    Unreachable,
+    Unreachable {
+        /// True when a request may have reached it all the same.
+        reached: bool,
+    },
     /// Whoever runs the server: it answers with a fault.
     ServerFault,
     /// Something on this side failed, such as writing a file.
@@ -77,9 +80,9 @@ impl Failure {
         Self::new(Kind::Usage, message)
     }
 
-    /// The server does not answer.
-    pub fn unreachable(message: impl Into<String>) -> Self {
-        Self::new(Kind::Unreachable, message)
+    /// The server does not answer; `reached` when a request may have reached it all the same.
+    pub fn unreachable(message: impl Into<String>, reached: bool) -> Self {
+        Self::new(Kind::Unreachable { reached }, message)
     }
 
     /// The server answers with a fault, or with something that cannot be understood.
@@ -142,7 +145,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         match self.kind {
             Kind::Usage | Kind::Rejected(_) => ExitCode::from(EXIT_USAGE),
-            Kind::Unreachable | Kind::ServerFault => ExitCode::from(EXIT_SERVER),
+            Kind::Unreachable { .. } | Kind::ServerFault => ExitCode::from(EXIT_SERVER),
             Kind::Local => ExitCode::from(EXIT_FAILED),
             Kind::OutputClosed => ExitCode::SUCCESS,
         }

@@ -143,7 +143,7 @@ pub async fn copy(
             broken_since = None;
         }
         if broken_since.get_or_insert_with(Instant::now).elapsed() >= client.patience() {
-            return Err(client.gave_up(&why, true));
+            return Err(client.gave_up(&why, true, true));
         }
         tokio::time::sleep(REOPEN_AFTER).await;
     }

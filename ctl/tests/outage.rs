@@ -193,6 +193,28 @@ fn a_launch_that_is_given_up_says_how_to_repeat_it() {
 }
 
 #[test]
+fn a_launch_that_reached_nobody_leaves_no_doubt() {
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let output = support::command(nowhere, &["--timeout", "0", "launch", "true"])
+        .output()
+        .unwrap();
+    assert_code(&output, 3);
+    assert!(
+        !stderr(&output).contains("--idempotency-key"),
+        "{}",
+        stderr(&output)
+    );
+    let busy = Fake::start(|_, _| Answer::problem(503, "the database cannot be reached"));
+    let output = busy.run(&["--timeout", "0", "task", "list"]);
+    assert_code(&output, 3);
+    assert!(
+        stderr(&output).contains("--timeout") && !stderr(&output).contains("`scitq-ctl up`"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn a_server_that_never_answers_does_not_stop_ctrl_c() {
     let fake = Fake::start(|_, _| Answer::Silent);
     let mut child = fake.command(&["task", "wait", "1"]).spawn().unwrap();

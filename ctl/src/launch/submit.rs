@@ -106,7 +106,10 @@ fn explain(
             failure.message
         );
     }
-    let uncertain = matches!(failure.kind, Kind::Unreachable);
+    let uncertain = matches!(
+        failure.kind,
+        Kind::Unreachable { reached: true } | Kind::ServerFault
+    );
     if created > 0 || uncertain {
         let state = match (created, uncertain) {
             (0, _) => "perhaps the tasks were created all the same".to_owned(),
