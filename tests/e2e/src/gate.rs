@@ -24,6 +24,9 @@ impl Gate {
     }
 
     /// The words to put before a command, so that it begins when the gate is open.
+    ///
+    /// # Panics
+    /// If the directory's path is no text.
     pub fn words(&self) -> [String; 3] {
         let path = self.path.to_str().expect("a path that is text").to_owned();
         ["flock".to_owned(), "--shared".to_owned(), path]

@@ -26,7 +26,7 @@ pub use ctl::{Ctl, Ended, Following};
 pub use embedded::Embedded;
 pub use eventually::eventually;
 pub use gate::Gate;
-pub use program::{Program, binary};
+pub use program::{Program, binary, programs};
 pub use rest::{Answer, Rest};
 pub use separate::Separate;
 pub use setup::Setup;

@@ -17,15 +17,23 @@ use crate::DEADLINE;
 const KEPT_LINES: usize = 2000;
 const SHOWN_LINES: usize = 120;
 
-/// A program of the workspace, beside the test program.
+/// Where the programs of the workspace are: beside the test program.
+///
+/// # Panics
+/// If the test program is nowhere.
+pub fn programs() -> PathBuf {
+    let own = std::env::current_exe().expect("the path of the test program");
+    // target/debug/deps/e2e-0123456789abcdef
+    let directory = own.ancestors().nth(2).expect("the target directory");
+    directory.to_owned()
+}
+
+/// A program of the workspace.
 ///
 /// # Panics
 /// If it has not been built.
 pub fn binary(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("the path of the test program");
-    // target/debug/deps/e2e-0123456789abcdef
-    let directory = own.ancestors().nth(2).expect("the target directory");
-    let path = directory.join(name);
+    let path = programs().join(name);
     assert!(
         path.exists(),
         "{} is not there: run `cargo build --workspace --bins`",
@@ -40,6 +48,7 @@ pub struct Program {
     name: String,
     child: Child,
     pid: Pid,
+    death_signal: Signal,
     log: watch::Receiver<Log>,
 }
 
@@ -55,7 +64,16 @@ impl Program {
     ///
     /// # Panics
     /// If it cannot be started.
-    pub fn start(name: &str, mut command: Command) -> Self {
+    pub fn start(name: &str, command: Command) -> Self {
+        Self::start_ended_by(Signal::KILL, name, command)
+    }
+
+    /// Starts a command that gets this signal when it is dropped, or if this process dies: one that has children of its
+    /// own and must end them.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_ended_by(death_signal: Signal, name: &str, mut command: Command) -> Self {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let second = writer.try_clone().expect("a pipe");
         command.stdin(Stdio::null()).stdout(writer).stderr(second);
@@ -65,7 +83,7 @@ impl Program {
         )]
         // SAFETY: the closure makes one system call and allocates nothing, as is required between fork and exec.
         unsafe {
-            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
+            command.pre_exec(move || Ok(set_parent_process_death_signal(Some(death_signal))?));
         }
         let child = spawn(command).unwrap_or_else(|error| panic!("{name}: {error}"));
         let pid = Pid::from_child(&child);
@@ -75,6 +93,7 @@ impl Program {
             name: name.to_owned(),
             child,
             pid,
+            death_signal,
             log,
         }
     }
@@ -154,8 +173,8 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.signal(Signal::KILL);
-            // It was killed: this does not take long.
+            self.signal(self.death_signal);
+            // It was told to end: this does not take long.
             let _ = self.child.wait();
         }
         if thread::panicking() {

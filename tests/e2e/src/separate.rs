@@ -37,7 +37,8 @@ impl Separate {
         let mut separate = Self::at(broker_url, database_url, setup);
         separate.start_server();
         separate.ready().await;
-        separate.start_worker(WORKER, separate.setup.clone());
+        let setup = separate.setup.clone();
+        separate.start_worker(WORKER, &setup);
         separate.worker(WORKER, "running").await;
         separate
     }
@@ -101,22 +102,24 @@ impl Separate {
 
     /// Starts a worker of this name, and does not wait for anything. It keeps its directories when it is stopped and
     /// started again.
-    pub fn start_worker(&mut self, name: &str, setup: Setup) {
+    pub fn start_worker(&mut self, name: &str, setup: &Setup) {
         let program = self.worker_program(name, name, setup);
         self.workers.insert(name.to_owned(), program);
     }
 
     /// Starts a worker that is not kept: with directories of another name than its own.
-    pub fn worker_program(&self, name: &str, directories: &str, setup: Setup) -> Program {
+    pub fn worker_program(&self, name: &str, directories: &str, setup: &Setup) -> Program {
         let directory = |kind: &str| self.site.directory().join(format!("{directories}-{kind}"));
-        let mut command = self.site.command("scitq-worker", &setup);
+        let mut command = self.site.command("scitq-worker", setup);
         command
             .arg("--config")
             .arg(self.site.settings_file())
             .env("SCITQ_BROKER_URL", &self.broker_url)
             .env("SCITQ_WORKER_NAME", name)
             .env("SCITQ_WORKER_STATE_DIRECTORY", directory("state"))
-            .env("SCITQ_WORKER_WORK_DIRECTORY", directory("work"));
+            .env("SCITQ_WORKER_WORK_DIRECTORY", directory("work"))
+            // Last, so that a setup can lead the worker to the broker by another way.
+            .envs(setup.settings.iter().map(|(name, value)| (*name, value)));
         Program::start(&format!("scitq-worker {name}"), command)
     }
 

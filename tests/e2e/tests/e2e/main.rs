@@ -2,6 +2,11 @@
 //!
 //! Tests of what both pairs offer are written once and run on each (`on_both_pairs!`). All are in one program, so that
 //! they share one RabbitMQ and one PostgreSQL.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test that finds something else than it must has failed"
+)]
 
 /// Runs tests, functions of a [`Pair`](scitq_e2e::Pair), on both pairs.
 macro_rules! on_both_pairs {
@@ -23,6 +28,7 @@ macro_rules! on_both_pairs {
 
 mod bad_input;
 mod environment;
+mod examples;
 mod failures;
 mod launch;
 mod malformed;

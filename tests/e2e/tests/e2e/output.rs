@@ -142,7 +142,7 @@ async fn parts_can_be_read(pair: Pair) {
 }
 
 async fn what_is_too_long_is_cut_in_the_middle(pair: Pair) {
-    let setup = Setup::default().with("SCITQ_WORKER_STREAM_CAP_BYTES", 1001);
+    let setup = Setup::default().with("SCITQ_WORKER_STREAM_CAP_BYTES", "1001");
     let system = pair.start_with(setup).await;
     let task = system
         .launch(["--shell", "seq 1 20000; seq 1 150 >&2"])

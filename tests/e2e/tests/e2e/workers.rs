@@ -16,7 +16,7 @@ async fn a_worker_that_comes_back_keeps_what_the_server_holds() {
     system
         .change_worker(WORKER, &json!({"batch": "other"}))
         .await;
-    system.start_worker(WORKER, Setup::concurrency(1));
+    system.start_worker(WORKER, &Setup::concurrency(1));
     let back = system.worker(WORKER, "running").await;
     for (field, expected) in [
         ("concurrency", json!(3)),
@@ -38,8 +38,8 @@ async fn a_worker_that_comes_back_keeps_what_the_server_holds() {
 #[tokio::test]
 async fn a_second_live_worker_of_a_name_is_refused() {
     let system = Separate::start(Setup::default()).await;
-    let setup = Setup::default().with("SCITQ_WORKER_DOUBLE_AFTER_SECONDS", 1);
-    let mut double = system.worker_program(WORKER, "double", setup);
+    let setup = Setup::default().with("SCITQ_WORKER_DOUBLE_AFTER_SECONDS", "1");
+    let mut double = system.worker_program(WORKER, "double", &setup);
     let status = double.ended().await;
     assert!(!status.success(), "{status}");
     let log = double.log();
@@ -54,7 +54,7 @@ async fn a_second_live_worker_of_a_name_is_refused() {
 #[tokio::test]
 async fn one_directory_belongs_to_one_worker() {
     let system = Separate::start(Setup::default()).await;
-    let mut second = system.worker_program("w2", WORKER, Setup::default());
+    let mut second = system.worker_program("w2", WORKER, &Setup::default());
     let status = second.ended().await;
     assert!(!status.success(), "{status}");
     let log = second.log();
@@ -70,7 +70,7 @@ async fn a_worker_can_begin_paused() {
     let setup = Setup::concurrency(4)
         .with("SCITQ_WORKER_STATUS", "paused")
         .with("SCITQ_WORKER_BATCH", "later");
-    system.start_worker("w2", setup);
+    system.start_worker("w2", &setup);
     let worker = system.worker("w2", "paused").await;
     assert_eq!(
         (&worker["concurrency"], &worker["batch"]),
@@ -88,12 +88,12 @@ async fn a_worker_can_begin_paused() {
 
 #[tokio::test]
 async fn a_silent_worker_is_shown_offline() {
-    let setup = Setup::default().with("SCITQ_SERVER_OFFLINE_AFTER_SECONDS", 3);
+    let setup = Setup::default().with("SCITQ_SERVER_OFFLINE_AFTER_SECONDS", "3");
     let mut system = Separate::start(setup.clone()).await;
     system.kill_worker(WORKER).await;
     system.worker(WORKER, "offline").await;
     let task = system.launch(["true"]).await;
-    system.start_worker(WORKER, setup);
+    system.start_worker(WORKER, &setup);
     system.succeeded(&[task]).await;
     system.worker(WORKER, "running").await;
 }
