@@ -4,7 +4,7 @@
 //! them when a batch has work and a worker, and deletes them drained and idle. Control queues and the leader's queue
 //! belong to the connection that declares them.
 
-use std::fmt::Write as _;
+use scitq_shared::names::encode_name;
 
 use crate::spec::{ExchangeSpec, Overflow, QueueLimit, QueueSpec, QueueType, Topology};
 
@@ -39,7 +39,6 @@ pub const HEARTBEAT_MESSAGES: u64 = 10_000;
 
 const BATCH_PREFIX: &str = "scitq.batch.";
 const CONTROL_PREFIX: &str = "scitq.control.";
-const NAME_BYTES: usize = 200;
 
 /// What every server and worker declares when it connects.
 pub fn base_topology() -> Topology {
@@ -87,43 +86,29 @@ pub fn batch_queue(batch: &str, queue_type: QueueType) -> QueueSpec {
     rejecting(queue.bound_to(TASKS_EXCHANGE, name))
 }
 
-/// The name of the queue of a batch's tasks, at most 200 bytes; different batches have different names.
+/// The name of the queue of a batch's tasks; different batches have different names. A valid batch name stays under the
+/// 255 bytes that AMQP allows.
 pub fn batch_queue_name(batch: &str) -> String {
-    bounded_name(BATCH_PREFIX, batch)
+    format!("{BATCH_PREFIX}{}", encode_name(batch))
 }
 
 /// The queue by which a worker is told things; exclusive, so that of two workers of one name the second is refused.
 pub fn worker_control_queue(worker: &str) -> QueueSpec {
     let queue = QueueSpec {
         auto_delete: true,
-        ..QueueSpec::exclusive(bounded_name(CONTROL_PREFIX, worker))
+        ..QueueSpec::exclusive(format!("{CONTROL_PREFIX}{}", encode_name(worker)))
     };
     queue.bound_to(CONTROL_EXCHANGE, worker_routing_key(worker))
 }
 
 /// The routing key of a worker in [`CONTROL_EXCHANGE`].
 pub fn worker_routing_key(worker: &str) -> String {
-    bounded_name("", worker)
+    encode_name(worker)
 }
 
 /// The queue whose holder is the leader.
 pub fn leader_queue() -> QueueSpec {
     QueueSpec::exclusive(LEADER_QUEUE)
-}
-
-/// A name as one word of a queue name or routing key: everything but ASCII letters, digits, `-` and `_` is
-/// percent-encoded, dots included, because they separate words.
-pub fn encode_name(name: &str) -> String {
-    let mut encoded = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 fn events_queue(name: &str, pattern: &str) -> QueueSpec {
@@ -138,29 +123,10 @@ fn rejecting(queue: QueueSpec) -> QueueSpec {
     queue.dead_lettered_to(REJECTED_EXCHANGE, REJECTED_QUEUE)
 }
 
-/// Prefix and encoded name; what is too long is cut and told apart by a fingerprint after `~`, which the encoding never
-/// produces.
-fn bounded_name(prefix: &str, name: &str) -> String {
-    let encoded = encode_name(name);
-    if prefix.len() + encoded.len() <= NAME_BYTES {
-        return format!("{prefix}{encoded}");
-    }
-    let fingerprint = format!("~{:032x}", fingerprint(name));
-    let room = NAME_BYTES - prefix.len() - fingerprint.len();
-    format!("{prefix}{}{fingerprint}", &encoded[..room])
-}
-
-/// FNV-1a with 128 bits: the same in every process and version, which is all that is asked of it.
-fn fingerprint(name: &str) -> u128 {
-    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    name.bytes().fold(OFFSET, |hash, byte| {
-        (hash ^ u128::from(byte)).wrapping_mul(PRIME)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use scitq_shared::names::MAX_ENCODED_NAME_BYTES;
+
     use super::*;
 
     #[test]
@@ -175,16 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn long_names_are_cut_to_200_bytes_and_stay_apart() {
-        let long = "é".repeat(100);
-        let other = format!("{long}x");
-        let name = batch_queue_name(&long);
-        assert_eq!(name.len(), 200);
-        assert_ne!(name, batch_queue_name(&other));
-        assert_eq!(name, batch_queue_name(&long));
-        assert_eq!(batch_queue_name(&"x".repeat(188)).len(), 200);
-        assert!(!batch_queue_name(&"x".repeat(188)).contains('~'));
-        assert!(worker_routing_key(&"w".repeat(300)).len() <= 200);
+    fn the_longest_valid_names_fit() {
+        let longest = "x".repeat(MAX_ENCODED_NAME_BYTES);
+        assert!(batch_queue_name(&longest).len() <= 255);
+        assert!(worker_control_queue(&longest).name.len() <= 255);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,18 +13,11 @@ pub const DEFAULT_BATCH: &str = "Default";
 /// Longest percent-encoded name in bytes: AMQP names end at 255 bytes and the topology adds a prefix.
 pub const MAX_ENCODED_NAME_BYTES: usize = 200;
 
-/// What is percent-encoded in the names of queues and routing keys: everything that has a meaning there.
-const ENCODED: &AsciiSet = &CONTROLS
-    .add(b' ')
-    .add(b'.')
-    .add(b'*')
-    .add(b'#')
-    .add(b'%')
-    .add(b'/')
-    .add(b'"')
-    .add(b'\\');
+/// Kept as they are in encoded names. Everything else is encoded, dots included, because they separate the words of
+/// routing keys.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
-/// Percent-encodes a batch's or worker's name for use as one word of a queue name or routing key.
+/// A batch's or worker's name as one word of a queue name or routing key: percent-encoded.
 pub fn encode_name(name: &str) -> String {
     utf8_percent_encode(name, ENCODED).to_string()
 }
@@ -92,11 +85,6 @@ macro_rules! checked_name {
             /// The name as its user wrote it.
             pub fn as_str(&self) -> &str {
                 &self.0
-            }
-
-            /// The name as one word of a queue name or routing key.
-            pub fn encoded(&self) -> String {
-                encode_name(&self.0)
             }
         }
 
