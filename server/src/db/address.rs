@@ -19,7 +19,7 @@ pub(super) fn parse(url: &SecretUrl) -> Result<Address, DbError> {
     };
     let text = url.expose();
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-        return Ok(Address::Postgres(text.to_owned()));
+        return Ok(Address::Postgres(with_limits(text)));
     }
     let Some(path) = text.strip_prefix("sqlite:") else {
         return Err(invalid(
@@ -44,6 +44,41 @@ pub(super) fn parse(url: &SecretUrl) -> Result<Address, DbError> {
     Ok(Address::Sqlite(path))
 }
 
+/// How long a PostgreSQL server may be out of reach before its connections count as lost, unless the address says
+/// otherwise: without a limit, a half-open connection would hold its call for ever. In seconds.
+const LIMITS: &[(&str, u32)] = &[
+    ("connect_timeout", 10),
+    ("keepalives_idle", 20),
+    ("keepalives_interval", 5),
+    ("keepalives_retries", 4),
+    ("tcp_user_timeout", 30),
+];
+
+/// Adds the limits that an address does not set itself.
+fn with_limits(address: &str) -> String {
+    // The driver reads everything before the first `@` as user and password, which may hold a question mark.
+    let behind_user = address.split_once('@').map_or(address, |(_, rest)| rest);
+    let query = behind_user.split_once('?').map(|(_, query)| query);
+    let is_set = |name: &str| {
+        query.is_some_and(|query| {
+            query
+                .split('&')
+                .any(|pair| pair.split('=').next() == Some(name))
+        })
+    };
+    let limits: Vec<String> = LIMITS
+        .iter()
+        .filter(|(name, _)| !is_set(name))
+        .map(|(name, seconds)| format!("{name}={seconds}"))
+        .collect();
+    let joint = match query {
+        None => "?",
+        Some("") => "",
+        Some(_) => "&",
+    };
+    format!("{address}{joint}{}", limits.join("&"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,14 +86,23 @@ mod tests {
     #[test]
     fn addresses() {
         let sqlite = |path: &str| Some(Address::Sqlite(path.to_owned()));
+        let postgres = |text: &str| Some(Address::Postgres(text.to_owned()));
+        let limits = "connect_timeout=10&keepalives_idle=20&keepalives_interval=5&keepalives_retries=4&tcp_user_timeout=30";
+        let (before, behind) = limits.split_once("&keepalives_retries=4").unwrap();
         let table = [
             (
                 "postgres://u:p@h/d",
-                Some(Address::Postgres("postgres://u:p@h/d".to_owned())),
+                postgres(&format!("postgres://u:p@h/d?{limits}")),
             ),
             (
                 "postgresql://h/d",
-                Some(Address::Postgres("postgresql://h/d".to_owned())),
+                postgres(&format!("postgresql://h/d?{limits}")),
+            ),
+            (
+                "postgres://u:a?b@h/d?keepalives_retries=9",
+                postgres(&format!(
+                    "postgres://u:a?b@h/d?keepalives_retries=9&{before}{behind}"
+                )),
             ),
             ("sqlite:data/a.db", sqlite("data/a.db")),
             ("sqlite:///var/lib/a.db", sqlite("/var/lib/a.db")),

@@ -57,6 +57,9 @@ use scitq_shared::worker::DesiredState;
 pub use stored_output::{OutputState, StoredChunk, StreamState};
 use tokio::runtime::Handle;
 
+/// How long a sign of life may take.
+const PING_LIMIT: Duration = Duration::from_secs(5);
+
 /// The database, shared: clones use the same connections.
 ///
 /// Each call runs as a task of its own on the runtime that connected. So a call that is dropped (a client that hangs up,
@@ -148,9 +151,15 @@ impl Database {
         }
     }
 
-    /// Asks the database for a sign of life.
+    /// Asks the database for a sign of life, which must come within five seconds.
     pub async fn ping(&self) -> Result<(), DbError> {
-        call!(self, ping())
+        let answer = async { call!(self, ping()) };
+        tokio::time::timeout(PING_LIMIT, answer)
+            .await
+            .unwrap_or_else(|_| {
+                let reason = format!("no answer within {PING_LIMIT:?}");
+                Err(DbError::Connection { reason })
+            })
     }
 
     /// Stores new tasks, all or none, and creates their batches. Answers in the order of submission, in which the ids

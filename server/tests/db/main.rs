@@ -11,6 +11,7 @@ mod dispatching;
 mod fixture;
 mod listing;
 mod output;
+mod postgres_only;
 mod projecting;
 mod projector;
 mod requirements;

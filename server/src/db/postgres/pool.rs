@@ -79,12 +79,18 @@ impl Pool {
     }
 }
 
-/// Opens a connection. The statements are small: no compilation of them pays. Messages are asked for in English, because
-/// the kind of some failures can only be told from their text; a role that may not ask keeps the server's language.
+/// Every connection. The statements are small and find rows by index: no compilation pays, and a plan made while a
+/// table is nearly empty must not read it from end to end for as long as it is kept. Plain index scans mark the entries
+/// that they find dead, so that the next one does not meet them again; bitmap scans do not, and in the indexes of pending
+/// tasks and live executions most entries soon are dead.
+const SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off";
+
+/// Opens a connection. Messages are asked for in English, because the kind of some failures can only be told from their
+/// text; a role that may not ask keeps the server's language.
 async fn establish(url: &str) -> diesel::ConnectionResult<Conn> {
     let mut conn = Conn::establish(url).await?;
     let set = |error| diesel::ConnectionError::CouldntSetupConfiguration(error);
-    conn.batch_execute("SET jit = off").await.map_err(set)?;
+    conn.batch_execute(SETTINGS).await.map_err(set)?;
     match conn.batch_execute("SET lc_messages = 'C'").await {
         Ok(())
         | Err(diesel::result::Error::DatabaseError(

@@ -15,7 +15,8 @@ use crate::db::{DbError, LoadedTask};
 pub(super) struct LockedTask {
     /// The task.
     pub(super) task: LoadedTask,
-    row_version: i64,
+    /// Compared when the row is written.
+    pub(super) row_version: i64,
 }
 
 /// A locked task's new state.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDateTime;
 use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamp};
@@ -45,21 +45,23 @@ async fn claim_once(
     };
     let (assigned, pending) = (counted(TaskStatus::Assigned), counted(TaskStatus::Pending));
     let room = window.saturating_sub(assigned);
-    let candidates = if pending == 0 {
+    let candidates = if room == 0 || pending == 0 {
         Vec::new()
     } else {
         take(conn, batch, room).await?
     };
     let mut rows = Vec::with_capacity(candidates.len());
     for candidate in &candidates {
-        let dispatch = DispatchId::generate();
-        let event = Event::Dispatched { dispatch };
-        match transition(TaskState::Pending, 0, AttemptState::Unknown, event) {
+        let event = Event::Dispatched {
+            dispatch: DispatchId::generate(),
+        };
+        let task = &candidate.task;
+        match transition(task.state, task.retries_left, AttemptState::Unknown, event) {
             Decision::Changed {
                 task: TaskState::Assigned { dispatch },
                 ..
             } => rows.push(DispatchRow {
-                id: candidate.id,
+                id: task.id.0,
                 row_version: candidate.row_version,
                 dispatch_id: dispatch.to_string(),
             }),
@@ -114,39 +116,23 @@ async fn counters(conn: &mut Conn, batch: &BatchName) -> Result<BTreeMap<String,
         .collect())
 }
 
-#[derive(diesel::QueryableByName)]
-struct CandidateRow {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = BigInt)]
-    row_version: i64,
-}
-
 /// Locks the first `room` pending tasks of a batch. They are locked in the order of ids like everywhere else, and waited
 /// for: skipping those that a submission holds as requirements would leave them behind with nobody to come back for them.
 /// While waiting, another claim may have taken some: then more are looked for.
-async fn take(
-    conn: &mut Conn,
-    batch: &BatchName,
-    room: usize,
-) -> Result<Vec<CandidateRow>, DbError> {
-    let mut taken: Vec<CandidateRow> = Vec::new();
+async fn take(conn: &mut Conn, batch: &BatchName, room: usize) -> Result<Vec<LockedTask>, DbError> {
+    let mut taken = Vec::new();
     for _ in 0..ROUNDS {
-        // Those taken in an earlier round are still pending, so they are found and locked again.
-        let room = i64::try_from(room).unwrap_or(i64::MAX);
-        let statement = Statement::new(
-            "SELECT id, row_version FROM task WHERE status = 'pending' AND id IN (\
-             SELECT id FROM task WHERE batch = ",
-        )
-        .text(batch.as_str())
-        .sql(" AND status = 'pending' ORDER BY priority DESC, id LIMIT ")
-        .number(room)
-        .sql(") ORDER BY id")
-        .sql(dialect::FOR_UPDATE);
-        let before = taken.len();
-        taken = statement.read(conn).await?;
-        let full = i64::try_from(taken.len()).is_ok_and(|taken| taken >= room);
-        if full || (before > 0 && before == taken.len()) || dialect::FOR_UPDATE.is_empty() {
+        // Those locked in an earlier round are still pending, so they are found again.
+        let candidates = Statement::new("SELECT id FROM task WHERE batch = ")
+            .text(batch.as_str())
+            .sql(" AND status = 'pending' ORDER BY priority DESC, id LIMIT ")
+            .number(i64::try_from(room).unwrap_or(i64::MAX));
+        let candidates: Vec<TaskIdRow> = candidates.read(conn).await?;
+        let ids: BTreeSet<TaskId> = candidates.into_iter().map(|row| TaskId(row.id)).collect();
+        let wanted = ids.len();
+        taken = lock_tasks(conn, ids.into_iter()).await?;
+        taken.retain(|locked| locked.task.state == TaskState::Pending);
+        if taken.len() == wanted {
             break;
         }
     }
@@ -260,7 +246,7 @@ pub(in crate::db) async fn return_all_dispatches(
 }
 
 #[derive(diesel::QueryableByName)]
-struct AssignedRow {
+struct TaskIdRow {
     #[diesel(sql_type = BigInt)]
     id: i64,
 }
@@ -268,7 +254,7 @@ struct AssignedRow {
 async fn return_once(conn: &mut Conn, epoch: Epoch) -> Result<u64, DbError> {
     fence(conn, epoch).await?;
     let assigned = Statement::new("SELECT id FROM task WHERE status = 'assigned' ORDER BY id");
-    let assigned: Vec<AssignedRow> = assigned.read(conn).await?;
+    let assigned: Vec<TaskIdRow> = assigned.read(conn).await?;
     let locked = lock_tasks(conn, assigned.iter().map(|row| TaskId(row.id))).await?;
     let mut changed: Vec<(LockedTask, TaskState)> = Vec::new();
     for task in locked {
