@@ -63,7 +63,10 @@ impl Leader {
             }
             tracing::warn!(%reason, "the leader's work has ended; it begins anew");
             if matches!(reason, Consumed::Broker(_)) {
-                self.readiness.lost(Part::Broker, format!("the broker at {}: {reason}", self.broker.address()));
+                self.readiness.lost(
+                    Part::Broker,
+                    format!("the broker at {}: {reason}", self.broker.address()),
+                );
             }
             // A term that lasted is no reason to wait long; one that fails at once is.
             pause = if began.elapsed() > Duration::from_secs(10) {
@@ -82,7 +85,10 @@ impl Leader {
         let connection = self
             .broker
             .connect_until_ready(name, |error, delay| {
-                let reason = format!("the broker at {} cannot be reached: {error}", self.broker.address());
+                let reason = format!(
+                    "the broker at {} cannot be reached: {error}",
+                    self.broker.address()
+                );
                 tracing::warn!(retry_in = ?delay, "{reason}");
                 self.readiness.lost(Part::Broker, reason);
             })
@@ -92,7 +98,11 @@ impl Leader {
     }
 
     /// One term: from the wait for the leadership to its end.
-    async fn term(&self, first: &mut bool, server_stop: &CancellationToken) -> Result<Infallible, Consumed> {
+    async fn term(
+        &self,
+        first: &mut bool,
+        server_stop: &CancellationToken,
+    ) -> Result<Infallible, Consumed> {
         let stop = server_stop.child_token();
         let prepared = async {
             let commanding = self.connect("scitq-server leader").await;
@@ -110,7 +120,10 @@ impl Leader {
         if std::mem::take(first) && !self.broker.outlives_process() {
             let returned = self.database.return_all_dispatches(epoch).await?;
             if returned > 0 {
-                tracing::info!(tasks = returned, "dispatched tasks that the in-process broker has forgotten are pending again");
+                tracing::info!(
+                    tasks = returned,
+                    "dispatched tasks that the in-process broker has forgotten are pending again"
+                );
             }
         }
         let (dispatcher, inputs) = DispatchSender::new();
@@ -128,7 +141,8 @@ impl Leader {
         };
         let (state_channel, state) = consume(&reading, topology::STATE_QUEUE, 1024).await?;
         let (output_channel, output) = consume(&reading, topology::OUTPUT_QUEUE, 32).await?;
-        let (heartbeat_channel, heartbeats) = consume(&reading, topology::HEARTBEAT_QUEUE, 256).await?;
+        let (heartbeat_channel, heartbeats) =
+            consume(&reading, topology::HEARTBEAT_QUEUE, 256).await?;
         let events = EventsConsumer {
             database: self.database.clone(),
             epoch,
@@ -188,14 +202,19 @@ impl Leader {
     }
 
     /// Waits for the leadership: the exclusive queue, declared on this connection.
-    async fn become_leader(&self, connection: &Connection) -> Result<(Channel, Consumer), Consumed> {
+    async fn become_leader(
+        &self,
+        connection: &Connection,
+    ) -> Result<(Channel, Consumer), Consumed> {
         let mut told = false;
         loop {
             let channel = connection.channel().await?;
             channel.declare(&topology::base_topology()).await?;
             match channel.declare_queue(&topology::leader_queue()).await {
                 Ok(_) => {
-                    let consumer = channel.consume(topology::LEADER_QUEUE, prefetch(256)).await?;
+                    let consumer = channel
+                        .consume(topology::LEADER_QUEUE, prefetch(256))
+                        .await?;
                     return Ok((channel, consumer));
                 }
                 Err(error) if error.is_in_use() => {
@@ -213,7 +232,11 @@ impl Leader {
     }
 
     async fn take_epoch(&self, stop: &CancellationToken) -> Result<Epoch, Consumed> {
-        patiently!(stop, "the leadership", self.database.take_leadership(&self.name).await)
+        patiently!(
+            stop,
+            "the leadership",
+            self.database.take_leadership(&self.name).await
+        )
     }
 }
 
@@ -226,7 +249,10 @@ fn ended(outcome: Option<Result<Result<Infallible, Consumed>, JoinError>>) -> Co
     }
 }
 
-async fn until_lost(connection: Connection, stop: CancellationToken) -> Result<Infallible, Consumed> {
+async fn until_lost(
+    connection: Connection,
+    stop: CancellationToken,
+) -> Result<Infallible, Consumed> {
     tokio::select! {
         () = stop.cancelled() => Err(Consumed::Stopped),
         error = connection.lost() => Err(error.into()),
@@ -237,7 +263,11 @@ fn prefetch(messages: u16) -> NonZeroU16 {
     NonZeroU16::new(messages).unwrap_or(NonZeroU16::MIN)
 }
 
-async fn consume(connection: &Connection, queue: &str, messages: u16) -> Result<(Channel, Consumer), BrokerError> {
+async fn consume(
+    connection: &Connection,
+    queue: &str,
+    messages: u16,
+) -> Result<(Channel, Consumer), BrokerError> {
     let channel = connection.channel().await?;
     let consumer = channel.consume(queue, prefetch(messages)).await?;
     Ok((channel, consumer))
@@ -272,9 +302,13 @@ impl NudgeListener {
 
     async fn hear(&self, nudge: Nudge) {
         match nudge {
-            Nudge::Pending { batches } => self.dispatcher.send(DispatchInput::Pending(batches)).await,
+            Nudge::Pending { batches } => {
+                self.dispatcher.send(DispatchInput::Pending(batches)).await
+            }
             Nudge::Worker { worker, desired } => {
-                self.dispatcher.send(DispatchInput::Greeted { worker, desired }).await;
+                self.dispatcher
+                    .send(DispatchInput::Greeted { worker, desired })
+                    .await;
             }
         }
     }

@@ -13,7 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The scitq server: keeps tasks and their history, dispatches them, and answers the REST interface.
 #[derive(Debug, Parser)]
-#[command(name = "scitq-server", version, after_help = "Settings: built-in defaults < /etc/scitq/*.toml or --config < SCITQ_<SECTION>_<KEY> < flags. `scitq-ctl config show` lists them all.")]
+#[command(
+    name = "scitq-server",
+    version,
+    after_help = "Settings: built-in defaults < /etc/scitq/*.toml or --config < SCITQ_<SECTION>_<KEY> < flags. `scitq-ctl config show` lists them all."
+)]
 struct Arguments {
     /// Settings file to read instead of /etc/scitq/*.toml
     #[arg(long, value_name = "FILE", env = "SCITQ_CONFIG")]
@@ -34,8 +38,12 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = runtime.context("cannot start").and_then(|runtime| runtime.block_on(run(arguments)));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let outcome = runtime
+        .context("cannot start")
+        .and_then(|runtime| runtime.block_on(run(arguments)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,7 +65,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let broker = Broker::amqp(loaded.settings.broker.url.expose())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut server = start(ServerOptions { settings: loaded.settings, broker }).await?;
+    let mut server = start(ServerOptions {
+        settings: loaded.settings,
+        broker,
+    })
+    .await?;
     tokio::select! {
         finished = server.finished() => return Ok(finished?),
         _ = terminate.recv() => {}

@@ -66,8 +66,10 @@ impl Listener {
 
     /// Waits until the attempt may have written or ended, at most [`RECHECK_AFTER`].
     pub async fn output_of(&mut self, attempt: AttemptId) {
-        self.wait(|notice| matches!(notice, Notice::Output(attempts) if attempts.contains(&attempt)))
-            .await;
+        self.wait(
+            |notice| matches!(notice, Notice::Output(attempts) if attempts.contains(&attempt)),
+        )
+        .await;
     }
 
     async fn wait(&mut self, wanted: impl Fn(&Notice) -> bool) {

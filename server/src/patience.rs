@@ -26,7 +26,11 @@ pub(crate) struct Patience<'a> {
 impl<'a> Patience<'a> {
     /// Patience of a part of the leader, named for the log, until the term ends.
     pub(crate) fn new(stop: &'a CancellationToken, who: &'static str) -> Self {
-        Self { stop, who, delay: Duration::from_millis(100) }
+        Self {
+            stop,
+            who,
+            delay: Duration::from_millis(100),
+        }
     }
 
     /// Waits after a failure that may pass, longer each time; other failures are answered at once.

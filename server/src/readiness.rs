@@ -25,7 +25,12 @@ pub struct Readiness {
 impl Default for Readiness {
     fn default() -> Self {
         let not_yet = |what: &str| Some(format!("{what} is not connected yet"));
-        Self { missing: Arc::new(watch::Sender::new([not_yet("the database"), not_yet("the broker")])) }
+        Self {
+            missing: Arc::new(watch::Sender::new([
+                not_yet("the database"),
+                not_yet("the broker"),
+            ])),
+        }
     }
 }
 
@@ -49,7 +54,9 @@ impl Readiness {
     pub async fn ready(&self) {
         let mut watched = self.missing.subscribe();
         // The sender lives as long as this value, so the wait cannot fail.
-        let _ = watched.wait_for(|missing| missing.iter().all(Option::is_none)).await;
+        let _ = watched
+            .wait_for(|missing| missing.iter().all(Option::is_none))
+            .await;
     }
 
     fn set(&self, part: Part, reason: Option<String>) {

@@ -83,23 +83,36 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
     let notices = Notices::default();
     let nudger = Nudger::new(broker.publisher("scitq-server requests"));
     let max_body_bytes = usize::try_from(settings.server.max_body_bytes).unwrap_or(usize::MAX);
-    let context = Context::new(notices.clone(), nudger.clone(), readiness.clone(), max_body_bytes, stop.clone());
+    let context = Context::new(
+        notices.clone(),
+        nudger.clone(),
+        readiness.clone(),
+        max_body_bytes,
+        stop.clone(),
+    );
 
     let wanted = settings.server.listen;
-    let listening = |reason| ServerError::Listen { address: wanted, reason };
+    let listening = |reason| ServerError::Listen {
+        address: wanted,
+        reason,
+    };
     let listener = TcpListener::bind(wanted).map_err(listening)?;
     let address = listener.local_addr().map_err(listening)?;
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "this address is reachable from other machines, and the interface asks for no password yet");
     }
     let data = web::Data::new(context.clone());
-    let server = HttpServer::new(move || App::new().app_data(data.clone()).configure(http::configure))
-        .workers(usize::from(settings.server.http_threads))
-        .disable_signals()
-        .shutdown_timeout(5)
-        .listen(listener)
-        .map_err(ServerError::Http)?
-        .run();
+    let server =
+        HttpServer::new(move || App::new().app_data(data.clone()).configure(http::configure))
+            .workers(usize::from(settings.server.http_threads))
+            .disable_signals()
+            // Streamed answers are written piece by piece: without it each waits for the client's delayed acknowledgement
+            // (48 ms against 3 ms, measured on a kept connection).
+            .tcp_nodelay(true)
+            .shutdown_timeout(5)
+            .listen(listener)
+            .map_err(ServerError::Http)?
+            .run();
     tracing::info!(%address, "listening");
 
     let running = tokio::spawn({
@@ -107,7 +120,15 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
         async move {
             let http = server.handle();
             let serving = tokio::spawn(server);
-            let leading = lead(settings, broker, context, notices, nudger, readiness, stop.clone());
+            let leading = lead(
+                settings,
+                broker,
+                context,
+                notices,
+                nudger,
+                readiness,
+                stop.clone(),
+            );
             let result = leading.await;
             stop.cancel();
             http.stop(true).await;
@@ -115,7 +136,12 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
             result
         }
     });
-    Ok(ServerHandle { address, stop, readiness, running })
+    Ok(ServerHandle {
+        address,
+        stop,
+        readiness,
+        running,
+    })
 }
 
 /// Finds the database, and leads or waits to lead until stopped.

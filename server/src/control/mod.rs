@@ -25,7 +25,11 @@ impl ControlSender {
     }
 
     /// Tells a worker something. A worker that is away does not hear it.
-    pub async fn tell(&self, worker: &WorkerName, command: ControlCommand) -> Result<(), BrokerError> {
+    pub async fn tell(
+        &self,
+        worker: &WorkerName,
+        command: ControlCommand,
+    ) -> Result<(), BrokerError> {
         let message = Message {
             exchange: topology::CONTROL_EXCHANGE.to_owned(),
             routing_key: topology::worker_routing_key(worker.as_str()),
@@ -41,7 +45,8 @@ impl ControlSender {
     /// Tells each worker which of its attempts are in the database with their output.
     pub async fn applied(&self, complete: Vec<(WorkerName, AttemptId)>) -> Result<(), BrokerError> {
         for (worker, attempts) in by_worker(complete) {
-            self.tell(&worker, ControlCommand::Applied { attempts }).await?;
+            self.tell(&worker, ControlCommand::Applied { attempts })
+                .await?;
         }
         Ok(())
     }
@@ -49,7 +54,8 @@ impl ControlSender {
     /// Tells each worker which of its attempts count no more.
     pub async fn stop(&self, stop: Vec<(WorkerName, AttemptId)>) -> Result<(), BrokerError> {
         for (worker, attempts) in by_worker(stop) {
-            self.tell(&worker, ControlCommand::Stop { attempts }).await?;
+            self.tell(&worker, ControlCommand::Stop { attempts })
+                .await?;
         }
         Ok(())
     }

@@ -81,7 +81,13 @@ pub struct Dispatcher {
 }
 
 /// A publication on its way: what became of it.
-type Outstanding = Pin<Box<dyn Future<Output = (TaskId, DispatchId, BatchName, Result<(), PublishFailure>)> + Send + Sync>>;
+type Outstanding = Pin<
+    Box<
+        dyn Future<Output = (TaskId, DispatchId, BatchName, Result<(), PublishFailure>)>
+            + Send
+            + Sync,
+    >,
+>;
 
 struct State {
     windows: Windows,
@@ -97,7 +103,11 @@ impl Dispatcher {
             declared: BTreeSet::new(),
             outstanding: FuturesUnordered::new(),
         };
-        let loads = patiently!(&self.stop, "the dispatcher", self.database.dispatchable().await)?;
+        let loads = patiently!(
+            &self.stop,
+            "the dispatcher",
+            self.database.dispatchable().await
+        )?;
         state.windows.load(loads);
         self.reload_workers(&mut state).await?;
         loop {
@@ -117,7 +127,11 @@ impl Dispatcher {
     }
 
     /// Takes an input, and those that have come meanwhile, so that one refill serves all.
-    async fn take_inputs(&mut self, state: &mut State, first: DispatchInput) -> Result<(), Consumed> {
+    async fn take_inputs(
+        &mut self,
+        state: &mut State,
+        first: DispatchInput,
+    ) -> Result<(), Consumed> {
         let mut reload = false;
         let mut greeted = Vec::new();
         let mut next = Some(first);
@@ -143,14 +157,21 @@ impl Dispatcher {
         for (worker, desired) in greeted {
             self.declare(state, &desired.batch).await?;
             let program_version = env!("CARGO_PKG_VERSION").to_owned();
-            let welcome = ControlCommand::Welcome { desired, program_version };
+            let welcome = ControlCommand::Welcome {
+                desired,
+                program_version,
+            };
             self.control.tell(&worker, welcome).await?;
         }
         Ok(())
     }
 
     async fn reload_workers(&self, state: &mut State) -> Result<(), Consumed> {
-        let capacities = patiently!(&self.stop, "the dispatcher", self.database.batch_capacity().await)?;
+        let capacities = patiently!(
+            &self.stop,
+            "the dispatcher",
+            self.database.batch_capacity().await
+        )?;
         state.windows.capacities(capacities);
         for batch in state.windows.with_workers() {
             self.declare(state, &batch).await?;
@@ -161,7 +182,9 @@ impl Dispatcher {
     /// Makes a batch's queue, once a session.
     async fn declare(&self, state: &mut State, batch: &BatchName) -> Result<(), Consumed> {
         if !state.declared.contains(batch) {
-            self.channel.declare_queue(&topology::batch_queue(batch.as_str(), self.queue_type)).await?;
+            self.channel
+                .declare_queue(&topology::batch_queue(batch.as_str(), self.queue_type))
+                .await?;
             state.declared.insert(batch.clone());
         }
         Ok(())
@@ -170,8 +193,14 @@ impl Dispatcher {
     /// Fills the windows that are due: commits first, publishes then (D3).
     async fn refill(&self, state: &mut State) -> Result<(), Consumed> {
         for (batch, size) in state.windows.due() {
-            let claim = patiently!(&self.stop, "the dispatcher", self.database.claim(self.epoch, &batch, size).await)?;
-            state.windows.claimed(&batch, claim.assigned, claim.pending_left);
+            let claim = patiently!(
+                &self.stop,
+                "the dispatcher",
+                self.database.claim(self.epoch, &batch, size).await
+            )?;
+            state
+                .windows
+                .claimed(&batch, claim.assigned, claim.pending_left);
             if claim.tasks.is_empty() {
                 continue;
             }
@@ -202,7 +231,9 @@ impl Dispatcher {
                 },
             })
             .await?;
-        Ok(Box::pin(async move { (id, dispatch, batch_name, confirmation.await) }))
+        Ok(Box::pin(async move {
+            (id, dispatch, batch_name, confirmation.await)
+        }))
     }
 
     /// What became of a publication. One that the broker certainly did not take comes back at once; one whose fate is
@@ -226,7 +257,9 @@ impl Dispatcher {
         let needs = needs(&returned);
         let projected = patiently!(&self.stop, "the dispatcher", {
             let decide = |loaded: &Loaded| project(loaded, &returned).0;
-            self.database.project(self.epoch, &needs, Vec::new(), decide).await
+            self.database
+                .project(self.epoch, &needs, Vec::new(), decide)
+                .await
         })?;
         // A queue that does not take messages now does not take them in the next millisecond either.
         pause(&self.stop, Duration::from_millis(200)).await?;

@@ -47,8 +47,10 @@ impl Windows {
 
     /// What workers there are; batches not named have none.
     pub fn capacities(&mut self, capacities: impl IntoIterator<Item = (BatchName, Capacity)>) {
-        let sizes: BTreeMap<BatchName, usize> =
-            capacities.into_iter().map(|(batch, capacity)| (batch, window_of(capacity))).collect();
+        let sizes: BTreeMap<BatchName, usize> = capacities
+            .into_iter()
+            .map(|(batch, capacity)| (batch, window_of(capacity)))
+            .collect();
         for batch in sizes.keys() {
             self.batches.entry(batch.clone()).or_default();
         }
@@ -96,7 +98,8 @@ impl Windows {
             let low = window.assigned <= window.size - window.size / 4;
             window.pending && window.assigned < window.size && (window.urgent || low)
         });
-        due.map(|(batch, window)| (batch.clone(), window.size)).collect()
+        due.map(|(batch, window)| (batch.clone(), window.size))
+            .collect()
     }
 
     /// The batches that have workers.
@@ -116,14 +119,30 @@ mod tests {
     }
 
     fn workers(slots: i64) -> Capacity {
-        Capacity { workers: 1, slots_and_prefetch: slots }
+        Capacity {
+            workers: 1,
+            slots_and_prefetch: slots,
+        }
     }
 
     #[test]
     fn sizes_of_windows() {
-        let table = [(0, 0, 0), (0, 100, 0), (1, 0, 256), (1, 64, 256), (1, 65, 260), (3, 1000, 4000)];
+        let table = [
+            (0, 0, 0),
+            (0, 100, 0),
+            (1, 0, 256),
+            (1, 64, 256),
+            (1, 65, 260),
+            (3, 1000, 4000),
+        ];
         for (workers, slots_and_prefetch, size) in table {
-            assert_eq!(window_of(Capacity { workers, slots_and_prefetch }), size);
+            assert_eq!(
+                window_of(Capacity {
+                    workers,
+                    slots_and_prefetch
+                }),
+                size
+            );
         }
     }
 

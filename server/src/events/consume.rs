@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
-use scitq_broker::{BrokerError, Channel, Consumer, ConsumerEnd, Delivery, DeliveryTag, PublishFailure};
+use scitq_broker::{
+    BrokerError, Channel, Consumer, ConsumerEnd, Delivery, DeliveryTag, PublishFailure,
+};
 use scitq_shared::ids::Epoch;
 use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::{ControlCommand, InventoryItem, WorkerEvent, WorkerMessage};
@@ -36,8 +38,12 @@ pub enum Consumed {
 impl From<ConsumerEnd> for Consumed {
     fn from(end: ConsumerEnd) -> Self {
         Self::Broker(match end {
-            ConsumerEnd::CancelledByBroker => "it has cancelled a consumer of the event queues".to_owned(),
-            ConsumerEnd::ChannelClosed(error) | ConsumerEnd::ConnectionLost(error) => error.to_string(),
+            ConsumerEnd::CancelledByBroker => {
+                "it has cancelled a consumer of the event queues".to_owned()
+            }
+            ConsumerEnd::ChannelClosed(error) | ConsumerEnd::ConnectionLost(error) => {
+                error.to_string()
+            }
         })
     }
 }
@@ -122,20 +128,34 @@ impl EventsConsumer {
                     Ok(Some(happening)) => items.push(Item::Happening(happening, index)),
                     Ok(None) => {
                         // Everything that its worker said before it speaks of itself comes first.
-                        self.store(std::mem::take(&mut items), &batch.state, &batch.output).await?;
+                        self.store(std::mem::take(&mut items), &batch.state, &batch.output)
+                            .await?;
                         self.about_worker(message).await?;
                     }
                     Err(reason) => dead_letter(&self.state_channel, delivery, &reason).await?,
                 }
             }
             self.store(items, &batch.state, &batch.output).await?;
-            ack(&self.state_channel, batch.state.last().map(|delivery| delivery.tag)).await?;
-            ack(&self.output_channel, batch.output.last().map(|delivery| delivery.tag)).await?;
+            ack(
+                &self.state_channel,
+                batch.state.last().map(|delivery| delivery.tag),
+            )
+            .await?;
+            ack(
+                &self.output_channel,
+                batch.output.last().map(|delivery| delivery.tag),
+            )
+            .await?;
         }
     }
 
     /// Applies items in one transaction. What the database refuses is isolated by halving, and dead-lettered.
-    async fn store(&mut self, items: Vec<Item>, state: &[Delivery], output: &[Delivery]) -> Result<(), Consumed> {
+    async fn store(
+        &mut self,
+        items: Vec<Item>,
+        state: &[Delivery],
+        output: &[Delivery],
+    ) -> Result<(), Consumed> {
         let mut parts = vec![items];
         while let Some(mut items) = parts.pop() {
             if items.is_empty() {
@@ -187,7 +207,9 @@ impl EventsConsumer {
                 effects = side_effects;
                 projection
             };
-            self.database.project(self.epoch, &needs, chunks.collect(), decide).await
+            self.database
+                .project(self.epoch, &needs, chunks.collect(), decide)
+                .await
         })?;
         Ok((projected, effects))
     }
@@ -198,7 +220,9 @@ impl EventsConsumer {
             tracing::warn!("an event makes no sense and is left out: {refused}");
         }
         if !effects.room.is_empty() {
-            self.dispatcher.send(DispatchInput::Room(effects.room)).await;
+            self.dispatcher
+                .send(DispatchInput::Room(effects.room))
+                .await;
         }
         if !projected.newly_pending.is_empty() {
             let batches: BTreeSet<_> = projected.newly_pending.into_keys().collect();
@@ -210,7 +234,11 @@ impl EventsConsumer {
             self.notices.tell(Notice::Tasks);
         }
         if !projected.executions.is_empty() {
-            let attempts = projected.executions.iter().map(|(attempt, _)| *attempt).collect();
+            let attempts = projected
+                .executions
+                .iter()
+                .map(|(attempt, _)| *attempt)
+                .collect();
             self.notices.tell(Notice::Output(attempts));
         }
         Ok(())
@@ -222,7 +250,9 @@ impl EventsConsumer {
                 let greeted = patiently!(
                     &self.stop,
                     "a worker's hello",
-                    self.database.greet(self.epoch, &message.worker, message.incarnation, hello).await
+                    self.database
+                        .greet(self.epoch, &message.worker, message.incarnation, hello)
+                        .await
                 )?;
                 tracing::info!(
                     worker = %message.worker,
@@ -247,7 +277,9 @@ impl EventsConsumer {
                 patiently!(
                     &self.stop,
                     "a worker's goodbye",
-                    self.database.farewell(self.epoch, &message.worker, message.incarnation).await
+                    self.database
+                        .farewell(self.epoch, &message.worker, message.incarnation)
+                        .await
                 )?;
                 self.dispatcher.send(DispatchInput::WorkersChanged).await;
             }
@@ -266,7 +298,9 @@ impl EventsConsumer {
         let held = patiently!(
             &self.stop,
             "a worker's inventory",
-            self.database.held_attempts(&message.worker, message.incarnation, &ids).await
+            self.database
+                .held_attempts(&message.worker, message.incarnation, &ids)
+                .await
         )?;
         let answers = compare(&held, inventory, message.sequence);
         let lost = lost_of(&answers, &message.worker);
@@ -275,7 +309,9 @@ impl EventsConsumer {
             _ => None,
         });
         self.control.applied(applied.collect()).await?;
-        let items = lost.into_iter().map(|happening| Item::Happening(happening, usize::MAX));
+        let items = lost
+            .into_iter()
+            .map(|happening| Item::Happening(happening, usize::MAX));
         self.store(items.collect(), &[], &[]).await
     }
 }
@@ -283,7 +319,11 @@ impl EventsConsumer {
 /// The lost attempts among the answers, as happenings.
 pub(super) fn lost_of(answers: &[Answer], worker: &WorkerName) -> Vec<Happening> {
     let lost = answers.iter().filter_map(|answer| match answer {
-        Answer::Lost { attempt, dispatch, task } => Some(Happening::Lost {
+        Answer::Lost {
+            attempt,
+            dispatch,
+            task,
+        } => Some(Happening::Lost {
             attempt: *attempt,
             dispatch: *dispatch,
             task: *task,
@@ -297,7 +337,12 @@ pub(super) fn lost_of(answers: &[Answer], worker: &WorkerName) -> Vec<Happening>
 /// The command that asks a worker to send again what is lacking.
 pub(super) fn resend_of(answer: &Answer) -> Option<ControlCommand> {
     match answer {
-        Answer::Resend { attempt, end, stdout_from, stderr_from } => Some(ControlCommand::Resend {
+        Answer::Resend {
+            attempt,
+            end,
+            stdout_from,
+            stderr_from,
+        } => Some(ControlCommand::Resend {
             attempt: *attempt,
             end: *end,
             stdout_from: *stdout_from,

@@ -41,7 +41,9 @@ impl Present {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<WorkerName>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -80,7 +82,9 @@ impl HeartbeatConsumer {
             };
             let mut deliveries = vec![first];
             while deliveries.len() < MAX_BATCH {
-                let Some(delivery) = self.consumer.try_next() else { break };
+                let Some(delivery) = self.consumer.try_next() else {
+                    break;
+                };
                 deliveries.push(delivery);
             }
             let last = deliveries.last().map(|delivery| delivery.tag);
@@ -112,7 +116,10 @@ impl HeartbeatConsumer {
     }
 
     async fn note(&mut self, heartbeats: Vec<Heartbeat>) -> Result<(), Consumed> {
-        let workers: Vec<_> = heartbeats.iter().map(|h| (h.worker.clone(), h.incarnation)).collect();
+        let workers: Vec<_> = heartbeats
+            .iter()
+            .map(|h| (h.worker.clone(), h.incarnation))
+            .collect();
         let unknown = self.database.heard_from(self.epoch, &workers).await?;
         for worker in unknown {
             tracing::debug!(%worker, "a heartbeat of a worker whose hello has not been applied");
@@ -137,20 +144,31 @@ impl HeartbeatConsumer {
             && desired.version > heartbeat.desired_version
         {
             let worker = heartbeat.worker.clone();
-            self.dispatcher.send(DispatchInput::Greeted { worker, desired }).await;
+            self.dispatcher
+                .send(DispatchInput::Greeted { worker, desired })
+                .await;
         }
         Ok(())
     }
 
     async fn answer(&mut self, heartbeat: &Heartbeat) -> Result<(), Consumed> {
-        let ids: Vec<_> = heartbeat.inventory.iter().map(|item| item.attempt).collect();
-        let held = self.database.held_attempts(&heartbeat.worker, heartbeat.incarnation, &ids).await?;
+        let ids: Vec<_> = heartbeat
+            .inventory
+            .iter()
+            .map(|item| item.attempt)
+            .collect();
+        let held = self
+            .database
+            .held_attempts(&heartbeat.worker, heartbeat.incarnation, &ids)
+            .await?;
         let answers = compare(&held, &heartbeat.inventory, heartbeat.sequence);
         let lost = lost_of(&answers, &heartbeat.worker);
         if !lost.is_empty() {
             let projected = self
                 .database
-                .project(self.epoch, &needs(&lost), Vec::new(), |loaded| project(loaded, &lost).0)
+                .project(self.epoch, &needs(&lost), Vec::new(), |loaded| {
+                    project(loaded, &lost).0
+                })
                 .await?;
             let batches = projected.newly_pending.into_keys().collect();
             self.dispatcher.send(DispatchInput::Pending(batches)).await;
@@ -199,6 +217,7 @@ impl HeartbeatConsumer {
             let mut items = heartbeat.inventory.iter();
             items.any(|item| item.attempt == *attempt && item.phase == AttemptPhase::Ended)
         };
-        self.ended_since.retain(|attempt, since| since.elapsed() < ASK_AFTER * 4 || named(attempt));
+        self.ended_since
+            .retain(|attempt, since| since.elapsed() < ASK_AFTER * 4 || named(attempt));
     }
 }

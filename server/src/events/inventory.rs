@@ -57,7 +57,9 @@ pub fn compare(held: &HeldAttempts, inventory: &[InventoryItem], sequence: u64) 
         let known = listed.get(&item.attempt);
         let over = known.is_some_and(|known| known.state.is_over());
         let answer = match (item.phase, known) {
-            (AttemptPhase::Ended, Some(known)) if over && known.complete => Answer::Applied(item.attempt),
+            (AttemptPhase::Ended, Some(known)) if over && known.complete => {
+                Answer::Applied(item.attempt)
+            }
             (AttemptPhase::Ended, Some(known)) if over => Answer::Resend {
                 attempt: item.attempt,
                 end: false,
@@ -98,7 +100,12 @@ mod tests {
         }
     }
 
-    fn listed(n: u128, state: AttemptState, complete: bool, stdout_from: Option<u64>) -> ListedAttempt {
+    fn listed(
+        n: u128,
+        state: AttemptState,
+        complete: bool,
+        stdout_from: Option<u64>,
+    ) -> ListedAttempt {
         ListedAttempt {
             attempt: attempt(n),
             task: TaskId(1),

@@ -210,26 +210,27 @@ impl Work {
         let stands = attempt
             .and_then(|attempt| self.states.get(&attempt).copied())
             .unwrap_or(AttemptState::Unknown);
-        let (next, effects) = match transition(task.now, task.retries_left, stands, happening.event()) {
-            Decision::Changed {
-                task: next,
-                attempt,
-                effects,
-            } => {
-                self.effects.tasks_changed |= next.status() != task.now.status();
-                task.now = next;
-                task.touched = true;
-                (attempt, effects)
-            }
-            Decision::Stale { attempt, effects } => (attempt, effects),
-            // A repetition may still know more: reports are cumulative, and what comes late fills what was missing.
-            Decision::Duplicate => (Some(stands), Vec::new()),
-            Decision::Refused(why) => {
-                let text = format!("task {}: {why}", happening.task());
-                self.effects.refused.push(text);
-                return;
-            }
-        };
+        let (next, effects) =
+            match transition(task.now, task.retries_left, stands, happening.event()) {
+                Decision::Changed {
+                    task: next,
+                    attempt,
+                    effects,
+                } => {
+                    self.effects.tasks_changed |= next.status() != task.now.status();
+                    task.now = next;
+                    task.touched = true;
+                    (attempt, effects)
+                }
+                Decision::Stale { attempt, effects } => (attempt, effects),
+                // A repetition may still know more: reports are cumulative, and what comes late fills what was missing.
+                Decision::Duplicate => (Some(stands), Vec::new()),
+                Decision::Refused(why) => {
+                    let text = format!("task {}: {why}", happening.task());
+                    self.effects.refused.push(text);
+                    return;
+                }
+            };
         for effect in effects {
             match effect {
                 Effect::RoomInWindow => {

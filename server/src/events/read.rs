@@ -1,6 +1,8 @@
 use std::collections::BTreeMap;
 
-use scitq_broker::{Channel, Consumer, ConsumerEnd, Delivery, Message, Properties, PublishFailure, topology};
+use scitq_broker::{
+    Channel, Consumer, ConsumerEnd, Delivery, Message, Properties, PublishFailure, topology,
+};
 use scitq_shared::output::{Chunk, MAX_CHUNK_BYTES};
 use scitq_shared::protocol::{OutputMessage, ProtocolError, WorkerMessage, decode};
 
@@ -19,19 +21,30 @@ pub(super) struct Batch {
 }
 
 /// Waits for a message and takes what has come with it.
-pub(super) async fn next_batch(state: &mut Consumer, output: &mut Consumer) -> Result<Batch, ConsumerEnd> {
+pub(super) async fn next_batch(
+    state: &mut Consumer,
+    output: &mut Consumer,
+) -> Result<Batch, ConsumerEnd> {
     let mut batch = Batch::default();
     tokio::select! {
         delivery = state.next() => batch.state.push(delivery?),
         delivery = output.next() => batch.output.push(delivery?),
     }
     while batch.state.len() < MAX_STATE_EVENTS {
-        let Some(delivery) = state.try_next() else { break };
+        let Some(delivery) = state.try_next() else {
+            break;
+        };
         batch.state.push(delivery);
     }
-    let mut bytes: usize = batch.output.iter().map(|delivery| delivery.body.len()).sum();
+    let mut bytes: usize = batch
+        .output
+        .iter()
+        .map(|delivery| delivery.body.len())
+        .sum();
     while bytes < MAX_OUTPUT_BYTES {
-        let Some(delivery) = output.try_next() else { break };
+        let Some(delivery) = output.try_next() else {
+            break;
+        };
         bytes += delivery.body.len();
         batch.output.push(delivery);
     }
@@ -45,9 +58,13 @@ pub(super) fn state_event(delivery: &Delivery) -> Result<WorkerMessage, String> 
 
 /// Reads a piece of output.
 pub(super) fn output_chunk(delivery: &Delivery) -> Result<NewChunk, String> {
-    let message: OutputMessage = decode(&delivery.body).map_err(|error: ProtocolError| error.to_string())?;
+    let message: OutputMessage =
+        decode(&delivery.body).map_err(|error: ProtocolError| error.to_string())?;
     if message.length as usize > MAX_CHUNK_BYTES || message.length == 0 {
-        return Err(format!("a chunk of {} bytes is not between 1 and {MAX_CHUNK_BYTES}", message.length));
+        return Err(format!(
+            "a chunk of {} bytes is not between 1 and {MAX_CHUNK_BYTES}",
+            message.length
+        ));
     }
     if i64::try_from(message.offset).is_err() {
         return Err(format!("the offset {} is out of range", message.offset));
@@ -66,7 +83,11 @@ pub(super) fn output_chunk(delivery: &Delivery) -> Result<NewChunk, String> {
 }
 
 /// Moves a message that cannot be used to `scitq.rejected`, with the reason in a header, and acks it once it is there.
-pub(super) async fn dead_letter(channel: &Channel, delivery: &Delivery, reason: &str) -> Result<(), PublishFailure> {
+pub(super) async fn dead_letter(
+    channel: &Channel,
+    delivery: &Delivery,
+    reason: &str,
+) -> Result<(), PublishFailure> {
     tracing::warn!(
         queue_key = %delivery.routing_key,
         bytes = delivery.body.len(),
@@ -88,6 +109,9 @@ pub(super) async fn dead_letter(channel: &Channel, delivery: &Delivery, reason: 
             ..delivery.properties.clone()
         },
     };
-    let confirmation = channel.publish(message).await.map_err(PublishFailure::Lost)?;
+    let confirmation = channel
+        .publish(message)
+        .await
+        .map_err(PublishFailure::Lost)?;
     confirmation.await
 }

@@ -26,7 +26,10 @@ pub(super) async fn list(context: Data<Context>) -> Result<Json<Page<BatchView>>
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
-pub(super) async fn show(context: Data<Context>, name: Path<String>) -> Result<Json<BatchView>, ApiError> {
+pub(super) async fn show(
+    context: Data<Context>,
+    name: Path<String>,
+) -> Result<Json<BatchView>, ApiError> {
     let found = context.database()?.batch(&name).await?;
     found.map(Json).ok_or_else(|| no_such_batch(&name))
 }

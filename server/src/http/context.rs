@@ -33,7 +33,14 @@ impl Context {
         max_body_bytes: usize,
         stop: CancellationToken,
     ) -> Self {
-        Self { database: Arc::default(), notices, nudger, readiness, max_body_bytes, stop }
+        Self {
+            database: Arc::default(),
+            notices,
+            nudger,
+            readiness,
+            max_body_bytes,
+            stop,
+        }
     }
 
     /// The database has been reached for the first time.

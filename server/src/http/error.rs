@@ -28,7 +28,9 @@ pub enum ApiError {
         index: Option<usize>,
     },
     /// The body is longer than allowed.
-    #[error("the body is longer than the {limit} bytes allowed (setting server.max_body_bytes); send it in parts")]
+    #[error(
+        "the body is longer than the {limit} bytes allowed (setting server.max_body_bytes); send it in parts"
+    )]
     TooLong {
         /// The limit.
         limit: usize,
@@ -47,7 +49,10 @@ pub enum ApiError {
 impl ApiError {
     /// A field or parameter that breaks a rule.
     pub fn field(field: impl Into<String>, rule: impl Into<String>) -> Self {
-        Self::Field { error: FieldError::new(field, rule), index: None }
+        Self::Field {
+            error: FieldError::new(field, rule),
+            index: None,
+        }
     }
 
     /// Logs a cause, and shows nothing of it.
@@ -58,14 +63,42 @@ impl ApiError {
 
     fn kind(&self) -> (&'static str, &'static str, StatusCode) {
         match self {
-            Self::Unavailable(_) => ("unavailable", "Not available now", StatusCode::SERVICE_UNAVAILABLE),
+            Self::Unavailable(_) => (
+                "unavailable",
+                "Not available now",
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
             Self::NotFound(_) => ("not-found", "Not found", StatusCode::NOT_FOUND),
-            Self::Unreadable(_) => ("unreadable", "The request cannot be read", StatusCode::BAD_REQUEST),
-            Self::Field { .. } => ("invalid-field", "A field breaks a rule", StatusCode::UNPROCESSABLE_ENTITY),
-            Self::TooLong { .. } => ("too-long", "The body is too long", StatusCode::PAYLOAD_TOO_LARGE),
-            Self::MediaType(_) => ("media-type", "The body's type is not read here", StatusCode::UNSUPPORTED_MEDIA_TYPE),
-            Self::Method(_) => ("method", "No such method here", StatusCode::METHOD_NOT_ALLOWED),
-            Self::Internal => ("internal", "The server failed", StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Unreadable(_) => (
+                "unreadable",
+                "The request cannot be read",
+                StatusCode::BAD_REQUEST,
+            ),
+            Self::Field { .. } => (
+                "invalid-field",
+                "A field breaks a rule",
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
+            Self::TooLong { .. } => (
+                "too-long",
+                "The body is too long",
+                StatusCode::PAYLOAD_TOO_LARGE,
+            ),
+            Self::MediaType(_) => (
+                "media-type",
+                "The body's type is not read here",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ),
+            Self::Method(_) => (
+                "method",
+                "No such method here",
+                StatusCode::METHOD_NOT_ALLOWED,
+            ),
+            Self::Internal => (
+                "internal",
+                "The server failed",
+                StatusCode::INTERNAL_SERVER_ERROR,
+            ),
         }
     }
 }
@@ -91,7 +124,10 @@ impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::UnknownRequirement { index, task } => Self::Field {
-                error: FieldError::new("required_task_ids", format!("names task {task}, which does not exist")),
+                error: FieldError::new(
+                    "required_task_ids",
+                    format!("names task {task}, which does not exist"),
+                ),
                 index: Some(index),
             },
             SubmitError::Db(error) => error.into(),
@@ -138,8 +174,15 @@ pub(super) async fn no_such_route(request: HttpRequest) -> Result<HttpResponse, 
 
 /// Answers requests with methods that a resource does not have.
 pub(super) async fn method_not_allowed(request: HttpRequest) -> HttpResponse {
-    let error = ApiError::Method(format!("{} cannot be done with {}", request.method(), request.path()));
+    let error = ApiError::Method(format!(
+        "{} cannot be done with {}",
+        request.method(),
+        request.path()
+    ));
     let mut response = error.error_response();
-    response.headers_mut().insert(ALLOW, actix_web::http::header::HeaderValue::from_static("GET, POST, PATCH"));
+    response.headers_mut().insert(
+        ALLOW,
+        actix_web::http::header::HeaderValue::from_static("GET, POST, PATCH"),
+    );
     response
 }

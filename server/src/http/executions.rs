@@ -26,8 +26,13 @@ use crate::db::ExecutionFilter;
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
-pub(super) async fn list(context: Data<Context>, request: HttpRequest) -> Result<Json<Page<ExecutionView>>, ApiError> {
-    let known = ["task", "batch", "status", "worker", "latest", "after", "limit", "order"];
+pub(super) async fn list(
+    context: Data<Context>,
+    request: HttpRequest,
+) -> Result<Json<Page<ExecutionView>>, ApiError> {
+    let known = [
+        "task", "batch", "status", "worker", "latest", "after", "limit", "order",
+    ];
     let params = Params::parse(request.query_string(), &known)?;
     let filter = ExecutionFilter {
         task: params.integer("task", 1..=i64::MAX)?.map(TaskId),
@@ -40,7 +45,9 @@ pub(super) async fn list(context: Data<Context>, request: HttpRequest) -> Result
     let limit = page.limit;
     page.limit += 1;
     let executions = context.database()?.executions(&filter, &page).await?;
-    Ok(Json(page_of(executions, limit, |execution| execution.execution_id)))
+    Ok(Json(page_of(executions, limit, |execution| {
+        execution.execution_id
+    })))
 }
 
 /// Shows an execution.
@@ -54,7 +61,10 @@ pub(super) async fn list(context: Data<Context>, request: HttpRequest) -> Result
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
-pub(super) async fn show(context: Data<Context>, path: Path<String>) -> Result<Json<ExecutionView>, ApiError> {
+pub(super) async fn show(
+    context: Data<Context>,
+    path: Path<String>,
+) -> Result<Json<ExecutionView>, ApiError> {
     let execution = ExecutionId(id("id", &path)?);
     let found = context.database()?.execution(execution).await?;
     found.map(Json).ok_or_else(|| no_such_execution(execution))

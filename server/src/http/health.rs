@@ -23,7 +23,9 @@ pub(super) struct Version {
     responses((status = 200, description = "It lives", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn live() -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("live\n")
+    HttpResponse::Ok()
+        .content_type("text/plain; charset=utf-8")
+        .body("live\n")
 }
 
 /// Says whether database and broker can be reached.
@@ -43,7 +45,9 @@ pub(super) async fn ready(context: Data<Context>) -> Result<HttpResponse, ApiErr
     }
     let missing = context.readiness.missing();
     if missing.is_empty() {
-        Ok(HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"))
+        Ok(HttpResponse::Ok()
+            .content_type("text/plain; charset=utf-8")
+            .body("ready\n"))
     } else {
         Err(ApiError::Unavailable(missing.join("; ")))
     }
@@ -55,5 +59,8 @@ pub(super) async fn ready(context: Data<Context>) -> Result<HttpResponse, ApiErr
     responses((status = 200, description = "Versions", body = Version))
 )]
 pub(super) async fn version() -> Json<Version> {
-    Json(Version { version: env!("CARGO_PKG_VERSION"), protocol: PROTOCOL_VERSION })
+    Json(Version {
+        version: env!("CARGO_PKG_VERSION"),
+        protocol: PROTOCOL_VERSION,
+    })
 }

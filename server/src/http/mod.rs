@@ -40,10 +40,15 @@ pub fn configure(config: &mut web::ServiceConfig) {
                         .route(web::post().to(tasks::submit)),
                 )
                 .service(resource("/tasks/{id}").route(web::get().to(tasks::show)))
-                .service(resource("/tasks/{id}/output/{stream}").route(web::get().to(output::of_task)))
+                .service(
+                    resource("/tasks/{id}/output/{stream}").route(web::get().to(output::of_task)),
+                )
                 .service(resource("/executions").route(web::get().to(executions::list)))
                 .service(resource("/executions/{id}").route(web::get().to(executions::show)))
-                .service(resource("/executions/{id}/output/{stream}").route(web::get().to(output::of_execution)))
+                .service(
+                    resource("/executions/{id}/output/{stream}")
+                        .route(web::get().to(output::of_execution)),
+                )
                 .service(resource("/batches").route(web::get().to(batches::list)))
                 .service(resource("/batches/{name}").route(web::get().to(batches::show)))
                 .service(resource("/workers").route(web::get().to(workers::list)))
@@ -58,7 +63,10 @@ pub fn configure(config: &mut web::ServiceConfig) {
                         .route(web::post().to(progress::by_body)),
                 )
                 .service(resource("/maintenance/counters").route(web::get().to(maintenance::check)))
-                .service(resource("/maintenance/counters/repair").route(web::post().to(maintenance::repair))),
+                .service(
+                    resource("/maintenance/counters/repair")
+                        .route(web::post().to(maintenance::repair)),
+                ),
         )
         .default_service(web::to(error::no_such_route));
 }

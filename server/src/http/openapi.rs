@@ -10,14 +10,25 @@ use super::{batches, executions, health, maintenance, output, progress, tasks, w
         description = "Distributes shell commands over workers, keeps the history of every execution, and lets a person steer the running series."
     ),
     paths(
-        tasks::submit, tasks::list, tasks::show,
-        executions::list, executions::show,
-        output::of_task, output::of_execution,
-        batches::list, batches::show,
-        workers::list, workers::show, workers::change,
-        progress::by_query, progress::by_body,
-        maintenance::check, maintenance::repair,
-        health::live, health::ready, health::version,
+        tasks::submit,
+        tasks::list,
+        tasks::show,
+        executions::list,
+        executions::show,
+        output::of_task,
+        output::of_execution,
+        batches::list,
+        batches::show,
+        workers::list,
+        workers::show,
+        workers::change,
+        progress::by_query,
+        progress::by_body,
+        maintenance::check,
+        maintenance::repair,
+        health::live,
+        health::ready,
+        health::version,
     )
 )]
 struct Document;

@@ -8,6 +8,7 @@ use futures::Stream as FutureStream;
 use scitq_shared::api::Problem;
 use scitq_shared::ids::{AttemptId, ExecutionId, TaskId};
 use scitq_shared::output::{Cut, Stream};
+use scitq_shared::task::TaskStatus;
 
 use super::executions::no_such_execution;
 use super::params::{Params, id};
@@ -46,12 +47,20 @@ pub(super) async fn of_task(
     let wanted = Wanted::read(&request, &path.1)?;
     let mut listener = context.notices.listen();
     loop {
-        let found = context.database()?.task(task).await?.ok_or_else(|| no_such_task(task))?;
+        let found = context
+            .database()?
+            .task(task)
+            .await?
+            .ok_or_else(|| no_such_task(task))?;
         if let Some(execution) = found.execution_id {
             return answer(context, ExecutionId(execution), wanted).await;
         }
-        if !wanted.follow || context.stop.is_cancelled() {
-            return Err(ApiError::NotFound(format!("task {task} is {} and has no execution yet", found.status)));
+        let nothing_comes = found.status.parse().is_ok_and(TaskStatus::is_final);
+        if !wanted.follow || nothing_comes || context.stop.is_cancelled() {
+            return Err(ApiError::NotFound(format!(
+                "task {task} is {} and has no execution yet",
+                found.status
+            )));
         }
         listener.tasks().await;
     }
@@ -92,16 +101,33 @@ struct Wanted {
 
 impl Wanted {
     fn read(request: &HttpRequest, stream: &str) -> Result<Self, ApiError> {
-        let stream = stream.parse().map_err(|error| ApiError::field("stream", format!("cannot be read: {error}")))?;
+        let stream = stream
+            .parse()
+            .map_err(|error| ApiError::field("stream", format!("cannot be read: {error}")))?;
         let params = Params::parse(request.query_string(), &["offset", "follow"])?;
-        let offset = params.integer("offset", 0..=i64::MAX)?.unwrap_or(0).unsigned_abs();
-        Ok(Self { stream, offset, follow: params.flag("follow")? })
+        let offset = params
+            .integer("offset", 0..=i64::MAX)?
+            .unwrap_or(0)
+            .unsigned_abs();
+        Ok(Self {
+            stream,
+            offset,
+            follow: params.flag("follow")?,
+        })
     }
 }
 
-async fn answer(context: Data<Context>, execution: ExecutionId, wanted: Wanted) -> Result<HttpResponse, ApiError> {
+async fn answer(
+    context: Data<Context>,
+    execution: ExecutionId,
+    wanted: Wanted,
+) -> Result<HttpResponse, ApiError> {
     let listener = context.notices.listen();
-    let state = context.database()?.output_state(execution).await?.ok_or_else(|| no_such_execution(execution))?;
+    let state = context
+        .database()?
+        .output_state(execution)
+        .await?
+        .ok_or_else(|| no_such_execution(execution))?;
     let mut response = HttpResponse::Ok();
     response.content_type("application/octet-stream");
     response.insert_header(("Scitq-Execution-Id", execution.to_string()));
@@ -160,10 +186,17 @@ impl Reader {
             }
             // The state is read before the chunks: what it says is complete is then found among them.
             let database = self.context.database()?;
-            let Some(state) = database.output_state(self.execution).await? else { return Ok(None) };
+            let Some(state) = database.output_state(self.execution).await? else {
+                return Ok(None);
+            };
             let cut = cut_of(&state, self.wanted.stream);
             let chunks = database
-                .output_chunks(self.attempt, self.wanted.stream, self.offset, CHUNKS_AT_ONCE)
+                .output_chunks(
+                    self.attempt,
+                    self.wanted.stream,
+                    self.offset,
+                    CHUNKS_AT_ONCE,
+                )
                 .await?;
             for chunk in chunks {
                 match self.take(&chunk, cut)? {
@@ -198,8 +231,15 @@ impl Reader {
             // What lies between is still on its way.
             return Ok(Taken::Gap);
         }
-        let bytes = Bytes::from(chunk.chunk.unpack().map_err(|error| ApiError::internal(&error))?);
-        let skip = usize::try_from(self.offset - chunk.offset).unwrap_or(usize::MAX).min(bytes.len());
+        let bytes = Bytes::from(
+            chunk
+                .chunk
+                .unpack()
+                .map_err(|error| ApiError::internal(&error))?,
+        );
+        let skip = usize::try_from(self.offset - chunk.offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
         self.offset = end;
         Ok(Taken::Bytes(bytes.slice(skip..)))
     }
@@ -215,7 +255,9 @@ impl Reader {
         if stream_of(state, self.wanted.stream).end.is_none() {
             return true;
         }
-        let since = *self.over_since.get_or_insert_with(tokio::time::Instant::now);
+        let since = *self
+            .over_since
+            .get_or_insert_with(tokio::time::Instant::now);
         since.elapsed() > PATIENCE_AFTER_END
     }
 }

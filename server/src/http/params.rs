@@ -20,7 +20,10 @@ impl Params {
         let mut pairs = BTreeMap::new();
         for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
             if !known.contains(&name.as_ref()) {
-                let rule = format!("is not a parameter of this request (known: {})", known.join(", "));
+                let rule = format!(
+                    "is not a parameter of this request (known: {})",
+                    known.join(", ")
+                );
                 return Err(ApiError::field(name, rule));
             }
             if value.contains('\0') {
@@ -39,12 +42,22 @@ impl Params {
     }
 
     /// An integer within a range.
-    pub(super) fn integer(&self, name: &str, range: RangeInclusive<i64>) -> Result<Option<i64>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
+    pub(super) fn integer(
+        &self,
+        name: &str,
+        range: RangeInclusive<i64>,
+    ) -> Result<Option<i64>, ApiError> {
+        let Some(text) = self.text(name) else {
+            return Ok(None);
+        };
         match text.parse() {
             Ok(value) if range.contains(&value) => Ok(Some(value)),
             _ => {
-                let rule = format!("must be a number between {} and {}, not {text:?}", range.start(), range.end());
+                let rule = format!(
+                    "must be a number between {} and {}, not {text:?}",
+                    range.start(),
+                    range.end()
+                );
                 Err(ApiError::field(name, rule))
             }
         }
@@ -56,9 +69,15 @@ impl Params {
         T::Err: std::fmt::Display,
     {
         let text = self.text(name).unwrap_or_default();
-        let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        let words = text
+            .split(',')
+            .map(str::trim)
+            .filter(|word| !word.is_empty());
         words
-            .map(|word| word.parse().map_err(|error| ApiError::field(name, format!("cannot be read: {error}"))))
+            .map(|word| {
+                word.parse()
+                    .map_err(|error| ApiError::field(name, format!("cannot be read: {error}")))
+            })
             .collect()
     }
 
@@ -67,17 +86,27 @@ impl Params {
         match self.text(name).as_deref() {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(ApiError::field(name, format!("must be true or false, not {other:?}"))),
+            Some(other) => Err(ApiError::field(
+                name,
+                format!("must be true or false, not {other:?}"),
+            )),
         }
     }
 
     /// `after`, `limit` and `order`.
     pub(super) fn page(&self) -> Result<PageRequest, ApiError> {
-        let limit = self.integer("limit", 1..=MAX_LIMIT)?.unwrap_or(DEFAULT_LIMIT);
+        let limit = self
+            .integer("limit", 1..=MAX_LIMIT)?
+            .unwrap_or(DEFAULT_LIMIT);
         let descending = match self.text("order").as_deref() {
             None | Some("asc") => false,
             Some("desc") => true,
-            Some(other) => return Err(ApiError::field("order", format!("must be asc or desc, not {other:?}"))),
+            Some(other) => {
+                return Err(ApiError::field(
+                    "order",
+                    format!("must be asc or desc, not {other:?}"),
+                ));
+            }
         };
         Ok(PageRequest {
             after: self.integer("after", 0..=i64::MAX)?,
@@ -91,12 +120,19 @@ impl Params {
 pub(super) fn id(what: &str, text: &str) -> Result<i64, ApiError> {
     match text.parse() {
         Ok(id) if id >= 1 => Ok(id),
-        _ => Err(ApiError::field(what, format!("must be a number, 1 or more, not {text:?}"))),
+        _ => Err(ApiError::field(
+            what,
+            format!("must be a number, 1 or more, not {text:?}"),
+        )),
     }
 }
 
 /// Makes a page of rows, one more than asked for having been read to see whether there is a next page.
-pub(super) fn page_of<T>(mut items: Vec<T>, limit: usize, key: impl Fn(&T) -> i64) -> scitq_shared::api::Page<T> {
+pub(super) fn page_of<T>(
+    mut items: Vec<T>,
+    limit: usize,
+    key: impl Fn(&T) -> i64,
+) -> scitq_shared::api::Page<T> {
     let more = items.len() > limit;
     items.truncate(limit);
     let next = if more { items.last().map(key) } else { None };
@@ -110,13 +146,23 @@ mod tests {
     #[test]
     fn errors_name_the_parameter() {
         let known = ["limit", "order", "after", "status"];
-        let error = |query: &str| match Params::parse(query, &known).and_then(|params| params.page()) {
-            Err(error) => error.to_string(),
-            Ok(page) => panic!("{page:?}"),
-        };
-        assert_eq!(error("limt=1"), "limt is not a parameter of this request (known: limit, order, after, status)");
-        assert_eq!(error("limit=0"), "limit must be a number between 1 and 1000, not \"0\"");
-        assert_eq!(error("limit=x"), "limit must be a number between 1 and 1000, not \"x\"");
+        let error =
+            |query: &str| match Params::parse(query, &known).and_then(|params| params.page()) {
+                Err(error) => error.to_string(),
+                Ok(page) => panic!("{page:?}"),
+            };
+        assert_eq!(
+            error("limt=1"),
+            "limt is not a parameter of this request (known: limit, order, after, status)"
+        );
+        assert_eq!(
+            error("limit=0"),
+            "limit must be a number between 1 and 1000, not \"0\""
+        );
+        assert_eq!(
+            error("limit=x"),
+            "limit must be a number between 1 and 1000, not \"x\""
+        );
         assert_eq!(error("order=up"), "order must be asc or desc, not \"up\"");
         assert_eq!(error("limit=1&limit=2"), "limit is given twice");
         let params = Params::parse("status=a,%20b,", &known).unwrap();

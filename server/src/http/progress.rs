@@ -45,13 +45,24 @@ enum Subject {
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
-pub(super) async fn by_query(context: Data<Context>, request: HttpRequest) -> Result<Json<Progress>, ApiError> {
-    let params = Params::parse(request.query_string(), &["batch", "id", "wait", "seen_over"])?;
+pub(super) async fn by_query(
+    context: Data<Context>,
+    request: HttpRequest,
+) -> Result<Json<Progress>, ApiError> {
+    let params = Params::parse(
+        request.query_string(),
+        &["batch", "id", "wait", "seen_over"],
+    )?;
     let ids: Vec<i64> = params.list("id")?;
     let subject = match (params.text("batch"), ids.is_empty()) {
         (Some(batch), true) => Subject::Batch(batch),
         (None, false) => Subject::Tasks(ids),
-        _ => return Err(ApiError::field("batch", "or id must be given, and not both")),
+        _ => {
+            return Err(ApiError::field(
+                "batch",
+                "or id must be given, and not both",
+            ));
+        }
     };
     waited(&context, &subject, &params).await
 }
@@ -82,7 +93,11 @@ pub(super) async fn by_body(
     waited(&context, &Subject::Tasks(of.task_ids), &params).await
 }
 
-async fn waited(context: &Context, subject: &Subject, params: &Params) -> Result<Json<Progress>, ApiError> {
+async fn waited(
+    context: &Context,
+    subject: &Subject,
+    params: &Params,
+) -> Result<Json<Progress>, ApiError> {
     let wait = params.integer("wait", 0..=MAX_WAIT_SECONDS)?.unwrap_or(0);
     let seen_over = params.integer("seen_over", 0..=i64::MAX)?.unwrap_or(-1);
     let until = tokio::time::Instant::now() + Duration::from_secs(wait.unsigned_abs());
@@ -108,7 +123,11 @@ async fn waited(context: &Context, subject: &Subject, params: &Params) -> Result
 async fn look(context: &Context, subject: &Subject) -> Result<Progress, ApiError> {
     match subject {
         Subject::Batch(name) => {
-            let batch = context.database()?.batch(name).await?.ok_or_else(|| no_such_batch(name))?;
+            let batch = context
+                .database()?
+                .batch(name)
+                .await?
+                .ok_or_else(|| no_such_batch(name))?;
             Ok(Progress::of(batch.tasks))
         }
         Subject::Tasks(ids) => Ok(context.database()?.progress_of_tasks(ids).await?),

@@ -30,12 +30,18 @@ pub(super) async fn submit(
     payload: Payload,
 ) -> Result<HttpResponse, ApiError> {
     let database = context.database()?;
-    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    let content_type = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("application/json");
     let lines = match content_type.split(';').next().unwrap_or("").trim() {
         "application/json" | "" => false,
         "application/x-ndjson" | "application/jsonl" => true,
         other => {
-            let text = format!("{other:?} is not read here; send application/json or application/x-ndjson");
+            let text = format!(
+                "{other:?} is not read here; send application/json or application/x-ndjson"
+            );
             return Err(ApiError::MediaType(text));
         }
     };
@@ -43,8 +49,11 @@ pub(super) async fn submit(
     let tasks = body::tasks(&body, lines)?;
     drop(body);
     let created = database.submit(tasks).await?;
-    let fresh = created.iter().filter(|created| created.created && created.status == TaskStatus::Pending);
-    let batches: std::collections::BTreeSet<_> = fresh.map(|created| created.batch.clone()).collect();
+    let fresh = created
+        .iter()
+        .filter(|created| created.created && created.status == TaskStatus::Pending);
+    let batches: std::collections::BTreeSet<_> =
+        fresh.map(|created| created.batch.clone()).collect();
     if !batches.is_empty() {
         context.nudger.nudge(Nudge::Pending { batches }).await;
         context.notices.tell(Notice::Tasks);
@@ -80,14 +89,24 @@ pub(super) async fn submit(
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
-pub(super) async fn list(context: Data<Context>, request: HttpRequest) -> Result<Json<Page<TaskView>>, ApiError> {
-    let known = ["batch", "status", "name", "id", "label", "after", "limit", "order"];
+pub(super) async fn list(
+    context: Data<Context>,
+    request: HttpRequest,
+) -> Result<Json<Page<TaskView>>, ApiError> {
+    let known = [
+        "batch", "status", "name", "id", "label", "after", "limit", "order",
+    ];
     let params = Params::parse(request.query_string(), &known)?;
     let label = match params.text("label") {
         None => None,
         Some(text) => match text.split_once('=') {
             Some((key, value)) if !key.is_empty() => Some((key.to_owned(), value.to_owned())),
-            _ => return Err(ApiError::field("label", format!("must be key=value, not {text:?}"))),
+            _ => {
+                return Err(ApiError::field(
+                    "label",
+                    format!("must be key=value, not {text:?}"),
+                ));
+            }
         },
     };
     let filter = TaskFilter {
@@ -115,7 +134,10 @@ pub(super) async fn list(context: Data<Context>, request: HttpRequest) -> Result
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
-pub(super) async fn show(context: Data<Context>, path: Path<String>) -> Result<Json<TaskView>, ApiError> {
+pub(super) async fn show(
+    context: Data<Context>,
+    path: Path<String>,
+) -> Result<Json<TaskView>, ApiError> {
     let task = TaskId(id("id", &path)?);
     let found = context.database()?.task(task).await?;
     found.map(Json).ok_or_else(|| no_such_task(task))

@@ -46,7 +46,10 @@ pub(super) async fn list(context: Data<Context>) -> Result<Json<Page<WorkerView>
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
-pub(super) async fn show(context: Data<Context>, name: Path<String>) -> Result<Json<WorkerView>, ApiError> {
+pub(super) async fn show(
+    context: Data<Context>,
+    name: Path<String>,
+) -> Result<Json<WorkerView>, ApiError> {
     let found = context.database()?.worker(&name).await?;
     found.map(Json).ok_or_else(|| no_such_worker(&name))
 }
@@ -76,7 +79,10 @@ pub(super) async fn change(
         None => Ok(None),
         Some(value) => match u16::try_from(value) {
             Ok(value) if value <= 10_000 => Ok(Some(value)),
-            _ => Err(ApiError::field(field, format!("must be between 0 and 10000, not {value}"))),
+            _ => Err(ApiError::field(
+                field,
+                format!("must be between 0 and 10000, not {value}"),
+            )),
         },
     };
     let batch = change.batch.map(BatchName::new).transpose();
@@ -87,9 +93,15 @@ pub(super) async fn change(
         paused: change.paused,
     };
     let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
-    let changed = context.database()?.change_worker(worker.as_str(), &change).await?;
+    let changed = context
+        .database()?
+        .change_worker(worker.as_str(), &change)
+        .await?;
     let desired = changed.ok_or_else(|| no_such_worker(&name))?;
-    context.nudger.nudge(Nudge::Worker { worker, desired }).await;
+    context
+        .nudger
+        .nudge(Nudge::Worker { worker, desired })
+        .await;
     show(context, name).await
 }
 

@@ -3,15 +3,17 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::Bytes;
-use scitq_broker::{Broker, Channel, Connection, Consumer, Delivery, LocalBroker, Message, Properties, topology};
+use scitq_broker::{
+    Broker, Channel, Connection, Consumer, Delivery, LocalBroker, Message, Properties, topology,
+};
 use scitq_server::{ServerHandle, ServerOptions};
 use scitq_shared::execution::{Exit, Outcome};
 use scitq_shared::ids::{AttemptId, Epoch, IncarnationId};
 use scitq_shared::names::WorkerName;
 use scitq_shared::output::{Chunk, Encoding, Stream, StreamEnd};
 use scitq_shared::protocol::{
-    AttemptPhase, AttemptReport, ControlCommand, ControlMessage, Heartbeat, Hello, InventoryItem, OutputMessage,
-    PROTOCOL_VERSION, TaskMessage, WorkerEvent, WorkerMessage, decode, encode,
+    AttemptPhase, AttemptReport, ControlCommand, ControlMessage, Heartbeat, Hello, InventoryItem,
+    OutputMessage, PROTOCOL_VERSION, TaskMessage, WorkerEvent, WorkerMessage, decode, encode,
 };
 use scitq_shared::secret::SecretUrl;
 use scitq_shared::settings::Settings;
@@ -22,7 +24,9 @@ use serde_json::Value;
 const EVENTUALLY: Duration = Duration::from_secs(60);
 
 async fn eventually<T>(what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(EVENTUALLY, work).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    tokio::time::timeout(EVENTUALLY, work)
+        .await
+        .unwrap_or_else(|_| panic!("waited too long for {what}"))
 }
 
 /// A server on an in-process broker and a SQLite database of its own.
@@ -38,11 +42,24 @@ impl Fixture {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         settings.server.listen = "127.0.0.1:0".parse().unwrap();
-        settings.database.url = SecretUrl::new(format!("sqlite:{}", directory.path().join("scitq.db").display()));
+        settings.database.url = SecretUrl::new(format!(
+            "sqlite:{}",
+            directory.path().join("scitq.db").display()
+        ));
         let broker = Broker::local(LocalBroker::default());
-        let server = scitq_server::start(ServerOptions { settings, broker: broker.clone() }).await.unwrap();
+        let server = scitq_server::start(ServerOptions {
+            settings,
+            broker: broker.clone(),
+        })
+        .await
+        .unwrap();
         eventually("the server", server.readiness().ready()).await;
-        Self { broker, server, http: reqwest::Client::new(), _directory: directory }
+        Self {
+            broker,
+            server,
+            http: reqwest::Client::new(),
+            _directory: directory,
+        }
     }
 
     fn url(&self, path: &str) -> String {
@@ -71,13 +88,22 @@ impl Fixture {
 
     pub async fn bytes(&self, path: &str) -> Vec<u8> {
         let request = self.http.get(self.url(path)).send();
-        let response = eventually("an answer", request).await.unwrap().error_for_status().unwrap();
-        eventually("the body", response.bytes()).await.unwrap().to_vec()
+        let response = eventually("an answer", request)
+            .await
+            .unwrap()
+            .error_for_status()
+            .unwrap();
+        eventually("the body", response.bytes())
+            .await
+            .unwrap()
+            .to_vec()
     }
 
     pub async fn stop(mut self) {
         self.server.stop();
-        eventually("the server's end", self.server.finished()).await.unwrap();
+        eventually("the server's end", self.server.finished())
+            .await
+            .unwrap();
     }
 }
 
@@ -110,10 +136,26 @@ impl PlayedWorker {
         eventually("the worker's name", declared).await;
         let control = channel.consume(&queue.name, NonZeroU16::MAX).await.unwrap();
         let name = WorkerName::new(name).unwrap();
-        let initial = DesiredState { version: 0, batch: Default::default(), concurrency, prefetch: 0, paused: false };
+        let initial = DesiredState {
+            version: 0,
+            batch: Default::default(),
+            concurrency,
+            prefetch: 0,
+            paused: false,
+        };
         let incarnation = IncarnationId::generate();
         let (sequence, epoch, desired) = (0, Epoch(0), initial.clone());
-        let mut worker = Self { name, incarnation, sequence, epoch, desired, channel, control, tasks: None, connection };
+        let mut worker = Self {
+            name,
+            incarnation,
+            sequence,
+            epoch,
+            desired,
+            channel,
+            control,
+            tasks: None,
+            connection,
+        };
         let hello = Hello {
             hostname: "host".into(),
             program_version: "0".into(),
@@ -124,7 +166,9 @@ impl PlayedWorker {
             inventory: vec![],
         };
         worker.say(WorkerEvent::Hello(hello)).await;
-        let ControlCommand::Welcome { desired, .. } = worker.control().await else { panic!("a welcome comes first") };
+        let ControlCommand::Welcome { desired, .. } = worker.control().await else {
+            panic!("a welcome comes first")
+        };
         worker.desired = desired;
         worker
     }
@@ -132,7 +176,13 @@ impl PlayedWorker {
     /// Publishes a state event and waits for its confirm: the server has committed it then.
     pub async fn say(&mut self, event: WorkerEvent) {
         self.sequence += 1;
-        let message = WorkerMessage::new(self.name.clone(), self.incarnation, self.epoch, self.sequence, event);
+        let message = WorkerMessage::new(
+            self.name.clone(),
+            self.incarnation,
+            self.epoch,
+            self.sequence,
+            event,
+        );
         let key = format!("state.{}", message.event.kind());
         self.publish_raw(&key, encode(&message)).await;
     }
@@ -152,7 +202,9 @@ impl PlayedWorker {
 
     /// The next thing that the leader says.
     pub async fn control(&mut self) -> ControlCommand {
-        let delivery = eventually("a control message", self.control.next()).await.unwrap();
+        let delivery = eventually("a control message", self.control.next())
+            .await
+            .unwrap();
         self.channel.ack(delivery.tag).await.unwrap();
         let message: ControlMessage = decode(&delivery.body).unwrap();
         self.epoch = self.epoch.max(message.epoch);
@@ -175,7 +227,9 @@ impl PlayedWorker {
             let prefetch = NonZeroU16::new(self.desired.concurrency).unwrap();
             self.tasks = Some(self.channel.consume(&queue, prefetch).await.unwrap());
         }
-        let delivery = eventually("a task", self.tasks.as_mut().unwrap().next()).await.unwrap();
+        let delivery = eventually("a task", self.tasks.as_mut().unwrap().next())
+            .await
+            .unwrap();
         assert!(!delivery.redelivered);
         (decode(&delivery.body).unwrap(), delivery)
     }
@@ -206,7 +260,10 @@ impl PlayedWorker {
     }
 
     pub async fn started(&mut self, report: &AttemptReport) {
-        let report = AttemptReport { started_at: Some(scitq_shared::now()), ..report.clone() };
+        let report = AttemptReport {
+            started_at: Some(scitq_shared::now()),
+            ..report.clone()
+        };
         self.say(WorkerEvent::Started(report)).await;
     }
 
@@ -217,8 +274,14 @@ impl PlayedWorker {
             ended_at: Some(now),
             exit: Some(exit),
             outcome: Some(Outcome::of_exit(exit)),
-            stdout: Some(StreamEnd { length: stdout, cut: None }),
-            stderr: Some(StreamEnd { length: stderr, cut: None }),
+            stdout: Some(StreamEnd {
+                length: stdout,
+                cut: None,
+            }),
+            stderr: Some(StreamEnd {
+                length: stderr,
+                cut: None,
+            }),
             ..report.clone()
         };
         self.say(WorkerEvent::Ended(report)).await;
@@ -238,16 +301,22 @@ impl PlayedWorker {
             encoding: chunk.encoding,
             data: chunk.data,
         };
-        self.publish_raw(&format!("output.{stream}"), encode(&message)).await;
+        self.publish_raw(&format!("output.{stream}"), encode(&message))
+            .await;
     }
 
     pub async fn output(&self, report: &AttemptReport, stream: Stream, offset: u64, bytes: &[u8]) {
-        self.chunk(report, stream, offset, Chunk::pack(bytes).unwrap()).await;
+        self.chunk(report, stream, offset, Chunk::pack(bytes).unwrap())
+            .await;
     }
 
     /// A chunk whose packed bytes are not what they are said to be.
     pub async fn damaged_output(&self, report: &AttemptReport) {
-        let chunk = Chunk { length: 100, encoding: Encoding::Zstd, data: b"no zstd frame".to_vec() };
+        let chunk = Chunk {
+            length: 100,
+            encoding: Encoding::Zstd,
+            data: b"no zstd frame".to_vec(),
+        };
         self.chunk(report, Stream::Stdout, 0, chunk).await;
     }
 
@@ -272,11 +341,17 @@ impl PlayedWorker {
 
     /// The reasons of so many messages that were set aside.
     pub async fn rejected(&self, count: usize) -> Vec<String> {
-        let mut consumer = self.channel.consume(topology::REJECTED_QUEUE, NonZeroU16::MAX).await.unwrap();
+        let mut consumer = self
+            .channel
+            .consume(topology::REJECTED_QUEUE, NonZeroU16::MAX)
+            .await
+            .unwrap();
         let mut reasons = Vec::new();
         let mut bodies = BTreeSet::new();
         while reasons.len() < count {
-            let delivery = eventually("a rejected message", consumer.next()).await.unwrap();
+            let delivery = eventually("a rejected message", consumer.next())
+                .await
+                .unwrap();
             assert!(bodies.insert(delivery.body.clone()), "set aside twice");
             reasons.push(delivery.properties.headers["scitq-reason"].clone());
             self.channel.ack(delivery.tag).await.unwrap();
