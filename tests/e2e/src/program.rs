@@ -139,12 +139,12 @@ impl Program {
         self.log.borrow().ended
     }
 
-    /// Interrupts it as Ctrl-C does, and waits for its end.
+    /// Asks it to end, as a service manager does, and waits for its end.
     ///
     /// # Panics
     /// If it does not end with success within the deadline.
     pub async fn stop(mut self) {
-        self.signal(Signal::INT);
+        self.signal(Signal::TERM);
         let status = self.ended().await;
         assert!(
             status.success(),
@@ -162,6 +162,18 @@ impl Program {
     /// Its process id.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
+    }
+
+    /// The most memory that it has held so far, in bytes.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the status of a running process");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        kibibytes.expect("a number of kB") * 1024
     }
 
     /// What it has written, at most the last 2,000 lines.

@@ -140,6 +140,16 @@ impl Separate {
         worker.stop().await;
     }
 
+    /// Waits until a worker that was told to end has ended.
+    ///
+    /// # Panics
+    /// If it does not run, or not end with success.
+    pub async fn worker_ended(&mut self, name: &str) {
+        let mut worker = self.workers.remove(name).expect("the worker runs");
+        let status = worker.ended().await;
+        assert!(status.success(), "worker {name} ends with {status}");
+    }
+
     /// Kills a worker, as a crash would.
     ///
     /// # Panics

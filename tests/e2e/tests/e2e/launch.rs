@@ -13,6 +13,7 @@ on_both_pairs!(
     launch_waits_and_prints,
     every_field_is_kept_and_shown,
     the_same_key_creates_nothing_twice,
+    the_interface_describes_itself,
 );
 
 async fn hello_world(pair: Pair) {
@@ -272,4 +273,23 @@ async fn the_same_key_creates_nothing_twice(pair: Pair) {
     assert_eq!(first[0]["task_id"], second[0]["task_id"]);
     let list = system.ctl(["-o", "json", "task", "list"]).run().await;
     assert_eq!(list.code(0).json().as_array().map(Vec::len), Some(1));
+}
+
+async fn the_interface_describes_itself(pair: Pair) {
+    let system = pair.start().await;
+    let version = system.rest.get("/api/v1/version").await.expect(200);
+    assert_eq!(version["protocol"], 1, "{version}");
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"), "{version}");
+    let document = system.rest.get("/api/v1/openapi.json").await.expect(200);
+    assert!(document["openapi"].is_string());
+    let paths = document["paths"].as_object().expect("an object");
+    // Everything that it lists and that takes no parameters in its path answers.
+    assert!(paths.contains_key("/api/v1/tasks/{id}"), "{paths:?}");
+    for (path, methods) in paths {
+        if path.contains('{') || methods["get"].is_null() {
+            continue;
+        }
+        let status = system.rest.get(path).await.status;
+        assert!(status == 200 || status == 422, "{path}: {status}");
+    }
 }

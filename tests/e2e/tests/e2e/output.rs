@@ -1,6 +1,6 @@
 //! What tasks write is kept as bytes, and seen while they run.
 
-use scitq_e2e::{Pair, Setup};
+use scitq_e2e::{Pair, Separate, Setup, WORKER};
 use serde_json::{Value, json};
 
 on_both_pairs!(
@@ -201,4 +201,30 @@ async fn a_task_without_output_has_none(pair: Pair) {
     let problem = system.rest.get(&path).await.problem(404);
     let detail = problem["detail"].as_str().expect("a text");
     assert!(detail.contains("no execution yet"), "{problem}");
+}
+
+/// A gigabyte as fast as it can be written: neither worker nor server holds much of it, and what is kept is exact.
+#[tokio::test]
+async fn a_gigabyte_takes_little_memory() {
+    const LENGTH: u64 = 1_000_000_000;
+    const CAP: u64 = 64 * 1024 * 1024;
+    let system = Separate::start(Setup::default()).await;
+    let script = format!("yes 0123456789abcde | head -c {LENGTH}");
+    let task = system.launch(["--shell", &script]).await;
+    system.succeeded(&[task]).await;
+    let kept = system.output(task, "stdout").await;
+    assert_eq!(kept.len() as u64, CAP);
+    let line = b"0123456789abcde\n";
+    assert!(
+        kept.chunks(line.len()).all(|part| part == line),
+        "the bytes differ"
+    );
+    let execution = system.execution(task).await;
+    assert_eq!(execution["stdout_bytes"], LENGTH);
+    let cut = json!({"from": CAP / 2, "to": LENGTH - CAP / 2});
+    assert_eq!(execution["stdout_cut"], cut);
+    let worker = system.worker_process(WORKER).peak_memory_bytes();
+    let server = system.server().peak_memory_bytes();
+    assert!(worker < 64 * 1024 * 1024, "the worker held {worker} bytes");
+    assert!(server < 200 * 1024 * 1024, "the server held {server} bytes");
 }

@@ -159,6 +159,26 @@ fn an_address_that_cannot_be_used_hides_its_password() {
     }
 }
 
+#[test]
+fn a_taken_address_is_told() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("empty.toml");
+    std::fs::write(&file, "").expect("a file");
+    let words = [
+        "--config",
+        file.to_str().expect("text"),
+        "--listen",
+        &address,
+    ];
+    let (code, told) = run("scitq-server", &words, &[]);
+    assert_eq!(code, Some(1), "{told}");
+    for part in [&address, "in use", "--listen"] {
+        assert!(told.contains(part), "{part:?} in {told}");
+    }
+}
+
 #[tokio::test]
 async fn config_show_masks_secrets_and_names_origins() {
     let directory = tempfile::tempdir().expect("a directory");

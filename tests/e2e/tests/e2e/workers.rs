@@ -1,5 +1,6 @@
 //! Names and lives of workers.
 
+use rustix::process::Signal;
 use scitq_e2e::{Separate, Setup, WORKER};
 use serde_json::json;
 
@@ -84,6 +85,45 @@ async fn a_worker_can_begin_paused() {
     assert_eq!(system.task(tasks[0]).await["status"], "pending");
     system.change_worker("w2", &json!({"paused": false})).await;
     system.succeeded(&tasks).await;
+}
+
+#[tokio::test]
+async fn a_stopped_worker_ends_what_runs_and_gives_back_the_rest() {
+    let setup = Setup {
+        concurrency: 1,
+        prefetch: 2,
+        ..Setup::default()
+    };
+    let mut system = Separate::start(setup.clone()).await;
+    let gate = system.gate("running");
+    let command = gate.before("echo end");
+    let running = system.submit(&json!({"command": command})).await;
+    system.running(&running, 1).await;
+    let held = system
+        .submit(&json!(vec![json!({"command": "true"}); 2]))
+        .await;
+    // Held ready by the worker that is busy.
+    system.status(held[1], "accepted").await;
+    system.worker_process(WORKER).signal(Signal::TERM);
+    system.start_worker("w2", &setup);
+    system.succeeded(&held).await;
+    for task in &held {
+        let executions = system.executions(*task).await;
+        let last = executions.last().expect("an execution");
+        assert_eq!(last["worker"], "w2", "{executions:#?}");
+        for earlier in &executions[..executions.len() - 1] {
+            // Given back; or lost, where a heartbeat without it came through its own queue before that.
+            let given_back = earlier["status"] == "released" || earlier["status"] == "lost";
+            assert!(given_back && earlier["started_at"].is_null(), "{earlier}");
+        }
+    }
+    assert_eq!(system.task(running[0]).await["status"], "running");
+    assert!(!system.worker_process(WORKER).has_ended());
+    gate.open();
+    system.worker_ended(WORKER).await;
+    system.succeeded(&running).await;
+    assert_eq!(system.execution(running[0]).await["worker"], WORKER);
+    assert_eq!(system.output(running[0], "stdout").await, b"end\n");
 }
 
 #[tokio::test]
