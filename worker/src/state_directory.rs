@@ -11,6 +11,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use scitq_shared::ids::IncarnationId;
 use scitq_shared::names::WorkerName;
@@ -19,6 +20,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::WorkerError;
+
+/// How long a held lock is tried again, and how often.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A state directory that this agent alone works on, until it is dropped.
 #[derive(Debug)]
@@ -88,6 +93,8 @@ impl StateDirectory {
     }
 }
 
+/// Takes the lock, trying for a moment: an agent that is just ending, or a process that it is just starting and that
+/// has not closed its files yet, may still hold it.
 fn lock(root: &Path) -> Result<File, WorkerError> {
     let file = root.join("lock");
     let lock = File::options()
@@ -97,16 +104,26 @@ fn lock(root: &Path) -> Result<File, WorkerError> {
         .mode(0o600)
         .open(&file);
     let lock = lock.map_err(WorkerError::files("open", &file))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(WorkerError::StateDirectoryInUse {
-            directory: root.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(WorkerError::Files {
-            what: "lock",
-            path: file,
-            source,
-        }),
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(WorkerError::StateDirectoryInUse {
+                    directory: root.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(WorkerError::Files {
+                    what: "lock",
+                    path: file,
+                    source,
+                });
+            }
+        }
     }
 }
 

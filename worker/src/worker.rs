@@ -7,6 +7,7 @@ use scitq_shared::ids::Epoch;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::agent::core::{Core, Identity, Rules};
 use crate::agent::link::Link;
@@ -136,6 +137,7 @@ impl Prepared {
             base: environment::Base::of_this_process(),
             cores: identity.cores,
             boot_id,
+            removals: TaskTracker::new(),
         };
         let core = Core::new(identity, rules, desired, recovered);
         Ok(Self {

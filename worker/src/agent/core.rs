@@ -6,7 +6,7 @@
 //! - An attempt is executed only after its `started` was confirmed on the channel that brought the delivery, and only
 //!   while that channel and its subscription live (D7).
 //! - At most `concurrency + prefetch` deliveries are held unended, whatever is consumed, acknowledged early or changed
-//!   meanwhile (D5): [`consumer`](self::consumer) sizes every subscription by that.
+//!   meanwhile (D5): every subscription is sized by that.
 //! - What must reach the server is kept as a state (`reported: false`) rather than in an outbox: whenever a connection
 //!   comes up, what is not confirmed is published again (D9).
 //! - Lowering, pausing, draining and another batch give unstarted deliveries back; they never end what runs.

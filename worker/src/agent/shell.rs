@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use scitq_shared::execution::Outcome;
 use scitq_shared::ids::{AttemptId, Epoch};
@@ -22,6 +23,8 @@ use crate::state_directory::{self, StateDirectory};
 
 /// Commands that may wait for the connection; the core asks for a handful per delivery it holds.
 pub(crate) const MOST_COMMANDS: usize = 16 * 1024;
+/// How long the end of a worker waits for directories to be removed.
+const REMOVALS: Duration = Duration::from_secs(5);
 /// What may wait to be told; whoever tells waits beyond.
 pub(crate) const MOST_TOLD: usize = 1024;
 
@@ -85,7 +88,7 @@ impl Shell {
             while let Some(input) = inputs.pop_front() {
                 let effects = self.core.handle(self.now(), input);
                 if self.perform(effects, &mut inputs).await {
-                    self.site.work.remove_spares();
+                    self.clear_up().await;
                     return Ok(());
                 }
             }
@@ -117,6 +120,20 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// Leaves no directory behind that nobody needs; what takes long is left for the next start.
+    async fn clear_up(&self) {
+        self.site.removals.close();
+        if tokio::time::timeout(REMOVALS, self.site.removals.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the removal of work directories takes long and is not waited for");
+        }
+        let site = Arc::clone(&self.site);
+        // Few empty directories; a failure has been logged.
+        let _ = tokio::task::spawn_blocking(move || site.work.remove_spares()).await;
     }
 
     fn now(&self) -> Now {
@@ -185,11 +202,9 @@ impl Shell {
             }
         }
         if !discarded.is_empty() {
-            let removal = tokio::task::spawn_blocking(move || remove_all(&discarded));
-            if over {
-                // The last ones are not left behind.
-                let _ = removal.await;
-            }
+            self.site
+                .removals
+                .spawn_blocking(move || remove_all(&discarded));
         }
         over
     }

@@ -85,11 +85,11 @@ async fn see_through(
         stderr_bytes,
     };
     record(&directory, attempt, &end);
-    let site = Arc::clone(site);
+    let keeper = Arc::clone(site);
     // Beside: a large tree takes long to remove, and the slot is free already.
-    tokio::task::spawn_blocking(move || {
+    site.removals.spawn_blocking(move || {
         if succeeded && same_user {
-            site.work.give_back(&work_directory);
+            keeper.work.give_back(&work_directory);
         } else {
             WorkDirectories::remove(&work_directory);
         }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use scitq_shared::names::WorkerName;
+use tokio_util::task::TaskTracker;
 
 use super::environment::Base;
 use super::work_directory::WorkDirectories;
@@ -18,4 +19,6 @@ pub(crate) struct Site {
     pub(crate) base: Base,
     pub(crate) cores: u32,
     pub(crate) boot_id: String,
+    /// Removals of directories under way: done beside everything else, and waited for at the end.
+    pub(crate) removals: TaskTracker,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use scitq_shared::execution::Outcome;
 use scitq_worker::{Worker, WorkerError};
 
-use super::server::{definition, script};
+use super::server::{GATE, definition, script};
 use super::site::Site;
 
 #[tokio::test]
@@ -17,11 +17,7 @@ async fn running_tasks_go_on_through_a_cut_and_are_reported() {
             "echo before; while ! test -e ../go; do sleep 0.05; done; echo after",
         ))
         .await;
-    site.server
-        .until("its start", |heard| {
-            (heard.count("started") == 1).then_some(())
-        })
-        .await;
+    site.server.until_begun(task).await;
     site.local.cut_connections();
     site.server.until_hello(2).await;
     std::fs::write(site.work().join("go"), "").unwrap();
@@ -44,15 +40,8 @@ async fn running_tasks_go_on_through_a_cut_and_are_reported() {
 #[tokio::test]
 async fn an_end_that_the_broker_never_confirmed_is_reported_again() {
     let site = Site::start(1, 0).await;
-    let task = site
-        .server
-        .dispatch(script("while ! test -e ../go; do sleep 0.05; done"))
-        .await;
-    site.server
-        .until("its start", |heard| {
-            (heard.count("started") == 1).then_some(())
-        })
-        .await;
+    let task = site.server.dispatch(script(GATE)).await;
+    site.server.until_begun(task).await;
     site.server.heard.lock().unwrap().acknowledge = false;
     std::fs::write(site.work().join("go"), "").unwrap();
     site.server
@@ -136,7 +125,7 @@ async fn a_second_worker_of_the_same_name_is_refused() {
         options.double_after = Duration::from_millis(400);
     });
     let mut second = Worker::start(options).await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(60), second.finished())
+    let ended = tokio::time::timeout(Duration::from_mins(1), second.finished())
         .await
         .unwrap();
     let error = ended.unwrap_err();
@@ -182,10 +171,7 @@ async fn a_name_that_a_broken_connection_holds_is_waited_for() {
 #[tokio::test]
 async fn a_deleted_queue_voids_what_has_not_started_and_is_consumed_again_when_it_is_back() {
     let site = Site::start(1, 1).await;
-    let running = site
-        .server
-        .dispatch(script("while ! test -e ../go; do sleep 0.05; done"))
-        .await;
+    let running = site.server.dispatch(script(GATE)).await;
     let waiting = site.server.dispatch(definition("true")).await;
     site.server
         .until("one waits", |heard| {

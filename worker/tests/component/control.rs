@@ -4,10 +4,8 @@ use scitq_shared::execution::{FailureReason, Outcome};
 use scitq_shared::names::BatchName;
 use scitq_shared::protocol::ControlCommand;
 
-use super::server::{definition, script};
+use super::server::{GATE, definition, script};
 use super::site::Site;
-
-const GATE: &str = "while ! test -e ../go; do sleep 0.05; done";
 
 #[tokio::test]
 async fn concurrency_batch_and_pause_change_at_once() {
@@ -71,7 +69,7 @@ async fn revoked_and_stopped_work() {
     let site = Site::start(1, 1).await;
     let running = site
         .server
-        .dispatch(script(&format!("echo begun; sleep 1000 & {GATE}")))
+        .dispatch(script(&format!("sleep 1000 & {GATE}")))
         .await;
     let waiting = site.server.dispatch(definition("true")).await;
     let held = site
@@ -83,12 +81,7 @@ async fn revoked_and_stopped_work() {
                 .find(|report| report.task == waiting)
         })
         .await;
-    let started = site
-        .server
-        .until("one runs", |heard| {
-            heard.reports("started").into_iter().next()
-        })
-        .await;
+    let started = site.server.until_begun(running).await;
     let dispatches = vec![held.dispatch, started.dispatch];
     site.server
         .tell(ControlCommand::Revoke { dispatches })
@@ -146,7 +139,7 @@ async fn what_the_server_lacks_is_sent_again() {
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), asked)
+    tokio::time::timeout(std::time::Duration::from_mins(1), asked)
         .await
         .expect("it is sent again");
     site.server.heard.lock().unwrap().apply = true;

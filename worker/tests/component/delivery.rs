@@ -6,7 +6,7 @@ use scitq_shared::definition::TaskDefinition;
 use scitq_shared::ids::{Epoch, TaskId};
 use scitq_shared::protocol::{AttemptPhase, TaskMessage};
 
-use super::server::{definition, script};
+use super::server::{GATE, definition, script};
 use super::site::Site;
 
 #[tokio::test]
@@ -38,10 +38,7 @@ async fn many_tasks_all_run_once() {
 #[tokio::test]
 async fn tasks_wait_for_slots_and_are_announced_when_they_wait_for_long() {
     let site = Site::start(1, 1).await;
-    let first = site
-        .server
-        .dispatch(script("while ! test -e ../go; do sleep 0.05; done"))
-        .await;
+    let first = site.server.dispatch(script(GATE)).await;
     let second = site.server.dispatch(definition("true")).await;
     let waiting = site
         .server
@@ -151,17 +148,11 @@ async fn long_tasks_are_acknowledged_early_and_the_worker_holds_no_more_than_it_
         .await;
     let mut tasks = Vec::new();
     for _ in 0..3 {
-        tasks.push(
-            site.server
-                .dispatch(script("while ! test -e ../go; do sleep 0.05; done"))
-                .await,
-        );
+        tasks.push(site.server.dispatch(script(GATE)).await);
     }
-    site.server
-        .until("two started", |heard| {
-            (heard.count("started") == 2).then_some(())
-        })
-        .await;
+    for task in &tasks[..2] {
+        site.server.until_begun(*task).await;
+    }
     // Held for longer than that, they are acknowledged: when the worker's connection is cut, they do not come back.
     let queue = scitq_broker::topology::batch_queue("Default", scitq_broker::QueueType::Classic);
     let channel = site.server.channel().await;
@@ -171,7 +162,7 @@ async fn long_tasks_are_acknowledged_early_and_the_worker_holds_no_more_than_it_
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), settled)
+    tokio::time::timeout(Duration::from_mins(1), settled)
         .await
         .expect("no consumer while there is no room");
     site.local.cut_connections();
@@ -199,10 +190,7 @@ async fn long_tasks_are_acknowledged_early_and_the_worker_holds_no_more_than_it_
 #[tokio::test]
 async fn a_heavy_task_gets_all_slots() {
     let site = Site::start(2, 1).await;
-    let small = site
-        .server
-        .dispatch(script("while ! test -e ../go; do sleep 0.05; done"))
-        .await;
+    let small = site.server.dispatch(script(GATE)).await;
     let heavy = site
         .server
         .dispatch(TaskDefinition {

@@ -1,5 +1,12 @@
 //! A real worker, a real (in-process) broker, real processes; the test plays the server.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
 mod connections;
 mod control;
 mod delivery;

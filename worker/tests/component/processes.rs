@@ -180,7 +180,7 @@ async fn a_task_leads_its_own_session_without_input_and_other_files() {
     let (_, stdout, stderr) = site
         .server
         .run(script(
-            "cut -d' ' -f1,5,6 /proc/$$/stat; cat; ls /proc/$$/fd | tr '\\n' ' '; pwd",
+            "cut -d' ' -f1,5,6 /proc/$$/stat; cat; for f in /proc/$$/fd/*; do test -e $f && open=\"$open ${f##*/}\"; done; echo $open; pwd",
         ))
         .await;
     let text = String::from_utf8(stdout).unwrap();
@@ -190,7 +190,7 @@ async fn a_task_leads_its_own_session_without_input_and_other_files() {
         ids[0] == ids[1] && ids[1] == ids[2],
         "process, group and session are one: {ids:?} {stderr:?}"
     );
-    let (files, directory) = rest.trim_end().split_once(" /").unwrap();
+    let (files, directory) = rest.trim_end().split_once("\n/").unwrap();
     assert_eq!(files, "0 1 2");
     assert!(
         std::path::Path::new("/")
@@ -368,7 +368,7 @@ async fn user_and_group_are_taken_where_the_worker_is_root() {
         uid: Some(65_534),
         gid: Some(65_533),
         ..script(
-            "id -u; id -g; id -G; touch $OUTPUT/x . && echo $HOME; cut -d' ' -f1,6 /proc/$$/stat; ls /proc/$$/fd | tr '\\n' ' '",
+            "id -u; id -g; id -G; touch $OUTPUT/x . && echo $HOME; cut -d' ' -f1,6 /proc/$$/stat; for f in /proc/$$/fd/*; do test -e $f && open=\"$open ${f##*/}\"; done; echo $open",
         )
     };
     let (report, stdout, stderr) = site.server.run(task).await;

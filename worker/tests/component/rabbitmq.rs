@@ -7,7 +7,7 @@ use scitq_shared::output::Stream;
 use scitq_testkit::RabbitMq;
 use scitq_worker::{Worker, WorkerOptions};
 
-use super::server::{Heard, Server, definition, script};
+use super::server::{GATE, Heard, Server, definition, script};
 
 #[tokio::test]
 async fn tasks_run_through_rabbitmq_and_through_its_restart() {
@@ -51,13 +51,7 @@ async fn tasks_run_through_rabbitmq_and_through_its_restart() {
             "echo before; while ! test -e ../go; do sleep 0.05; done; echo after",
         ))
         .await;
-    let begun = |heard: &Heard| {
-        heard
-            .reports("started")
-            .into_iter()
-            .find(|report| report.task == task)
-    };
-    server.until("its start", begun).await;
+    server.until_begun(task).await;
     rabbitmq.kill().await;
     std::fs::write(work.join("go"), "").unwrap();
     rabbitmq.restart().await;
@@ -73,7 +67,7 @@ async fn tasks_run_through_rabbitmq_and_through_its_restart() {
     );
 
     worker.drain();
-    tokio::time::timeout(std::time::Duration::from_secs(60), worker.finished())
+    tokio::time::timeout(std::time::Duration::from_mins(1), worker.finished())
         .await
         .expect("it ends")
         .unwrap();
@@ -109,7 +103,7 @@ impl Program {
 
     async fn ended(mut self) -> std::process::ExitStatus {
         let waiting = tokio::task::spawn_blocking(move || self.0.wait().unwrap());
-        tokio::time::timeout(std::time::Duration::from_secs(60), waiting)
+        tokio::time::timeout(std::time::Duration::from_mins(1), waiting)
             .await
             .expect("it ends")
             .unwrap()
@@ -166,16 +160,8 @@ async fn the_program_survives_kills_and_ends_by_signals() {
     assert!(processes_of(&attempt.to_string()).is_empty());
 
     // The first signal lets the task end, and the program ends after it.
-    let task = server
-        .dispatch(script("while ! test -e ../go; do sleep 0.05; done"))
-        .await;
-    let runs = |heard: &Heard| {
-        heard
-            .reports("started")
-            .into_iter()
-            .find(|report| report.task == task)
-    };
-    server.until("its start", runs).await;
+    let task = server.dispatch(script(GATE)).await;
+    server.until_begun(task).await;
     program.signal(rustix::process::Signal::TERM);
     std::fs::write(directory.path().join("work/go"), "").unwrap();
     assert!(program.ended().await.success());
@@ -186,18 +172,10 @@ async fn the_program_survives_kills_and_ends_by_signals() {
 
     // The second one does not wait.
     let program = Program::start(&url, directory.path());
-    let task = server.dispatch(script("sleep 1000")).await;
-    let runs = |heard: &Heard| {
-        heard
-            .reports("started")
-            .into_iter()
-            .find(|report| report.task == task)
-    };
-    let attempt = server.until("its start", runs).await.attempt;
+    let task = server.dispatch(script("echo begun; sleep 1000")).await;
+    let attempt = server.until_begun(task).await.attempt;
     program.signal(rustix::process::Signal::INT);
-    // Taken up when the worker gives its consumer back, which nobody is told of; twice in a row could be one signal.
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    program.signal(rustix::process::Signal::INT);
+    program.signal(rustix::process::Signal::TERM);
     assert!(program.ended().await.success());
     server.until_ended(task).await;
     assert!(processes_of(&attempt.to_string()).is_empty());

@@ -3,10 +3,8 @@
 use scitq_shared::execution::{FailureReason, Outcome};
 use scitq_shared::output::Stream;
 
-use super::server::{definition, script};
+use super::server::{GATE, definition, script};
 use super::site::Site;
-
-const GATE: &str = "while ! test -e ../go; do sleep 0.05; done";
 
 #[tokio::test]
 async fn draining_finishes_what_runs_gives_back_what_waits_and_leaves_nothing() {
@@ -52,11 +50,7 @@ async fn stopping_kills_and_reports_what_runs() {
         .server
         .dispatch(script("echo begun; sleep 1000 & sleep 1000"))
         .await;
-    site.server
-        .until("its start", |heard| {
-            (heard.count("started") == 1).then_some(())
-        })
-        .await;
+    site.server.until_begun(task).await;
     site.handle().stop_now();
     site.finished().await.unwrap();
     let report = site.server.until_applied(task).await;

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Longest wait for anything; generous, the machine may be busy.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// What was heard, and how to answer.
 #[derive(Debug, Default)]
@@ -259,18 +259,17 @@ impl Server {
                 changes.changed().await.unwrap();
             }
         };
-        match tokio::time::timeout(DEADLINE, search).await {
-            Ok(found) => found,
-            Err(_) => {
-                let heard = self.heard.lock().unwrap();
-                let events: Vec<String> = heard
-                    .events
-                    .iter()
-                    .map(|message| format!("{} {:?}", message.event.kind(), message.event))
-                    .collect();
-                panic!("never heard: {what}\n{}", events.join("\n"));
-            }
+        if let Ok(found) = tokio::time::timeout(DEADLINE, search).await {
+            return found;
         }
+
+        let heard = self.heard.lock().unwrap();
+        let events: Vec<String> = heard
+            .events
+            .iter()
+            .map(|message| format!("{} {:?}", message.event.kind(), message.event))
+            .collect();
+        panic!("never heard: {what}\n{}", events.join("\n"));
     }
 
     pub async fn until_ended(&self, task: TaskId) -> AttemptReport {
@@ -285,6 +284,18 @@ impl Server {
                 .filter(|report| heard.applied.contains(&report.attempt))
         };
         self.until("all of a task", applied).await
+    }
+
+    /// Waits until a task that begins by writing something is really executed: announced is not executed yet.
+    pub async fn until_begun(&self, task: TaskId) -> AttemptReport {
+        self.until("the first output of a task", |heard| {
+            let started = heard
+                .reports("started")
+                .into_iter()
+                .find(|report| report.task == task)?;
+            (heard.received(started.attempt, Stream::Stdout) > 0).then_some(started)
+        })
+        .await
     }
 
     pub async fn until_hello(&self, count: usize) {
@@ -354,9 +365,10 @@ async fn serve(
         return;
     };
     let read_output = heard.lock().unwrap().read_output;
-    let mut output = match read_output {
-        true => channel.consume(OUTPUT_QUEUE, prefetch).await.ok(),
-        false => None,
+    let mut output = if read_output {
+        channel.consume(OUTPUT_QUEUE, prefetch).await.ok()
+    } else {
+        None
     };
     let Ok(mut heartbeat) = channel.consume(HEARTBEAT_QUEUE, prefetch).await else {
         return;
@@ -444,6 +456,9 @@ pub fn definition(command: &str) -> TaskDefinition {
         gid: None,
     }
 }
+
+/// A script that says that it has begun and then waits for the file `go` in the work directory.
+pub const GATE: &str = "echo begun; while ! test -e ../go; do sleep 0.05; done; ";
 
 pub fn script(text: &str) -> TaskDefinition {
     TaskDefinition {

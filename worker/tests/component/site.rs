@@ -68,7 +68,7 @@ impl Site {
     /// Waits for the worker's end; a worker that does not end fails the test.
     pub async fn finished(&mut self) -> Result<(), scitq_worker::WorkerError> {
         let finished = self.handle().finished();
-        tokio::time::timeout(Duration::from_secs(60), finished)
+        tokio::time::timeout(Duration::from_mins(1), finished)
             .await
             .expect("the worker ends")
     }
@@ -83,7 +83,7 @@ impl Site {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let waited = tokio::time::timeout(Duration::from_secs(60), gone).await;
+        let waited = tokio::time::timeout(Duration::from_mins(1), gone).await;
         assert!(
             waited.is_ok(),
             "{} attempts are kept instead of {expected}",
