@@ -163,6 +163,9 @@ struct Copying<'a> {
 impl Copying<'_> {
     /// Copies what an answer brings. Answers why it ended too early, or nothing when all is there.
     async fn until_broken(&mut self, answer: Response) -> Result<Option<String>, Failure> {
+        // An answer that was opened before the execution's end may have been ended by a server that stopped, and by
+        // the time that server or another one is back the execution may be over: only the next answer has the rest.
+        let over_at_opening = self.is_over();
         let told = answer
             .headers()
             .get("scitq-cut")
@@ -182,7 +185,7 @@ impl Copying<'_> {
             }
         }
         self.look().await?;
-        if self.follow && !self.is_over() {
+        if self.follow && !over_at_opening && !self.has_all() {
             return Ok(Some("stopped".to_owned()));
         }
         if let Some(cut) = self.position.end(told.or(self.cut())) {
@@ -212,6 +215,16 @@ impl Copying<'_> {
             .status
             .parse()
             .is_ok_and(ExecutionStatus::is_final)
+    }
+
+    /// True when the execution is over and its stream is known to end where we are.
+    fn has_all(&self) -> bool {
+        let length = match self.stream {
+            Stream::Stdout => self.execution.stdout_bytes,
+            Stream::Stderr => self.execution.stderr_bytes,
+        };
+        let at = i64::try_from(self.position.offset()).unwrap_or(i64::MAX);
+        self.is_over() && self.execution.output_complete && at >= length
     }
 
     fn cut(&self) -> Option<CutView> {

@@ -147,6 +147,28 @@ fn following_waits_for_executions_and_outlives_a_server_that_stops() {
 }
 
 #[test]
+fn what_was_written_while_the_server_was_away_is_read_too() {
+    let opened = AtomicUsize::new(0);
+    let fake = Fake::start(move |_, seen| match (seen.path(), seen.query("offset")) {
+        ("/api/v1/tasks/1", _) => Answer::json(&task(1, "succeeded", Some(9))),
+        // the server stops and ends its answer; when it is back the execution is over
+        ("/api/v1/executions/9", _) if opened.load(Ordering::SeqCst) == 0 => {
+            Answer::json(&execution(9, 1, "running", None))
+        }
+        ("/api/v1/executions/9", _) => Answer::json(&execution(9, 1, "succeeded", None)),
+        ("/api/v1/executions/9/output/stdout", Some("0")) => {
+            opened.fetch_add(1, Ordering::SeqCst);
+            Answer::bytes(b"begin")
+        }
+        ("/api/v1/executions/9/output/stdout", Some("5")) => Answer::bytes(b", end"),
+        _ => Answer::problem(404, "not there"),
+    });
+    let output = fake.run(&["task", "output", "1", "--follow", "--stdout"]);
+    assert_code(&output, 0);
+    assert_eq!(stdout(&output), "begin, end");
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_error() {
     let fake = Fake::start(|_, seen| match seen.path() {
         "/api/v1/executions/9" => Answer::json(&execution(9, 1, "succeeded", None)),

@@ -56,13 +56,19 @@ pub(super) async fn of_task(
             return answer(context, ExecutionId(execution), wanted).await;
         }
         let nothing_comes = found.status.parse().is_ok_and(TaskStatus::is_final);
-        if !wanted.follow || nothing_comes || context.stop.is_cancelled() {
+        if wanted.follow && context.stop.is_cancelled() {
+            return Err(stopping());
+        }
+        if !wanted.follow || nothing_comes {
             return Err(ApiError::NotFound(format!(
                 "task {task} is {} and has no execution yet",
                 found.status
             )));
         }
-        listener.tasks().await;
+        tokio::select! {
+            () = listener.tasks() => {}
+            () = context.stop.cancelled() => {}
+        }
     }
 }
 
@@ -90,6 +96,10 @@ pub(super) async fn of_execution(
     let execution = ExecutionId(id("id", &path.0)?);
     let wanted = Wanted::read(&request, &path.1)?;
     answer(context, execution, wanted).await
+}
+
+fn stopping() -> ApiError {
+    ApiError::Unavailable("the server stops; ask again, from where the answer broke off".to_owned())
 }
 
 #[derive(Clone, Copy)]
@@ -212,7 +222,14 @@ impl Reader {
             if self.is_at_end(&state) {
                 return Ok(None);
             }
-            self.listener.output_of(self.attempt).await;
+            if self.context.stop.is_cancelled() {
+                // Broken off: an orderly end would say that this was all.
+                return Err(stopping());
+            }
+            tokio::select! {
+                () = self.listener.output_of(self.attempt) => {}
+                () = self.context.stop.cancelled() => {}
+            }
         }
     }
 
@@ -245,7 +262,7 @@ impl Reader {
     }
 
     fn is_at_end(&mut self, state: &OutputState) -> bool {
-        if !self.wanted.follow || state.complete || self.context.stop.is_cancelled() {
+        if !self.wanted.follow || state.complete {
             return true;
         }
         if !state.over {

@@ -137,6 +137,33 @@ async fn commands_ride_out_a_short_outage() {
 }
 
 #[tokio::test]
+async fn an_answer_that_a_stopping_server_breaks_off_is_no_whole_one() {
+    let mut system = separate(Setup::default()).await;
+    let gate = system.gate("running");
+    let script = format!("echo begin; {}; echo end", gate.before("true"));
+    let task = system.launch(["--shell", &script]).await;
+    let path = format!("/api/v1/tasks/{task}/output/stdout?follow=true");
+    let mut answer = system.rest.open(&path).await;
+    let piece = answer.chunk().await.expect("a piece");
+    assert_eq!(piece.as_deref(), Some(&b"begin\n"[..]));
+    // For a task that has not begun there is no answer at all.
+    let waiting = system.launch(["--batch", "nobody", "true"]).await;
+    let path = format!("/api/v1/tasks/{waiting}/output/stdout?follow=true");
+    let rest = system.rest.clone();
+    let refused = tokio::spawn(async move { rest.try_get(&path).await });
+    system.stop_server().await;
+    assert!(answer.chunk().await.is_err(), "broken off");
+    if let Some(refused) = refused.await.expect("an answer or none") {
+        refused.problem(503);
+    }
+    gate.open();
+    system.start_server();
+    system.ready().await;
+    system.succeeded(&[task]).await;
+    assert_eq!(system.output(task, "stdout").await, b"begin\nend\n");
+}
+
+#[tokio::test]
 async fn a_server_says_what_it_misses() {
     let broker = RabbitMq::shared().await;
     let vhost = broker.vhost().await;
