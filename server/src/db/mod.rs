@@ -268,6 +268,12 @@ impl Database {
         call!(self, dispatchable())
     }
 
+    /// True when a pending task of the batch has a higher priority than one that waits in the batch's queue.
+    pub async fn is_overtaken(&self, batch: &BatchName) -> Result<bool, DbError> {
+        let batch = batch.clone();
+        call!(self, is_overtaken(&batch))
+    }
+
     /// Takes back every dispatch that is not accepted, for a broker that died with its process. Answers how many.
     pub async fn return_all_dispatches(&self, epoch: Epoch) -> Result<u64, DbError> {
         call!(self, return_all_dispatches(epoch))

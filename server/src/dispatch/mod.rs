@@ -5,6 +5,7 @@
 
 mod publish;
 mod windows;
+mod withdraw;
 
 pub use publish::{DispatchInput, DispatchSender, Dispatcher};
 pub use windows::{MIN_WINDOW, Windows, window_of};

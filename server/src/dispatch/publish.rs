@@ -12,6 +12,7 @@ use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{ControlCommand, TaskMessage, encode};
 use scitq_shared::worker::DesiredState;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::windows::Windows;
@@ -38,6 +39,9 @@ pub enum DispatchInput {
     /// Workers came, went or changed.
     WorkersChanged,
 }
+
+/// How long the window of a batch is left alone after a withdrawal.
+const BETWEEN_WITHDRAWALS: Duration = Duration::from_secs(1);
 
 /// Inputs that may wait; senders wait beyond that.
 const WAITING_INPUTS: usize = 256;
@@ -80,18 +84,22 @@ pub struct Dispatcher {
     pub stop: CancellationToken,
 }
 
-/// A publication on its way: what became of it.
-type Outstanding = Pin<
-    Box<
-        dyn Future<Output = (TaskId, DispatchId, BatchName, Result<(), PublishFailure>)>
-            + Send
-            + Sync,
-    >,
->;
+/// What became of a publication.
+struct Published {
+    task: TaskId,
+    dispatch: DispatchId,
+    batch: BatchName,
+    outcome: Result<(), PublishFailure>,
+}
+
+/// A publication on its way.
+type Outstanding = Pin<Box<dyn Future<Output = Published> + Send + Sync>>;
 
 struct State {
     windows: Windows,
     declared: BTreeSet<BatchName>,
+    /// When to look whether a newly pending task is more urgent than those in the queue, by batch.
+    look_at: BTreeMap<BatchName, Instant>,
     outstanding: FuturesUnordered<Outstanding>,
 }
 
@@ -101,6 +109,7 @@ impl Dispatcher {
         let mut state = State {
             windows: Windows::default(),
             declared: BTreeSet::new(),
+            look_at: BTreeMap::new(),
             outstanding: FuturesUnordered::new(),
         };
         let loads = patiently!(
@@ -119,9 +128,9 @@ impl Dispatcher {
                     None => return Err(Consumed::Broker("the events consumer has ended".to_owned())),
                 },
                 Some(published) = state.outstanding.next(), if !state.outstanding.is_empty() => {
-                    let (task, dispatch, batch, outcome) = published;
-                    self.published(&mut state, task, dispatch, batch, outcome).await?;
+                    self.published(&mut state, published).await?;
                 }
+                () = sleep_until(state.look_at.values().min().copied()) => self.prefer_urgent(&mut state).await?,
             }
         }
     }
@@ -137,7 +146,15 @@ impl Dispatcher {
         let mut next = Some(first);
         while let Some(input) = next {
             match input {
-                DispatchInput::Pending(batches) => state.windows.pending(batches),
+                DispatchInput::Pending(batches) => {
+                    for batch in &batches {
+                        state
+                            .look_at
+                            .entry(batch.clone())
+                            .or_insert_with(Instant::now);
+                    }
+                    state.windows.pending(batches);
+                }
                 DispatchInput::Room(room) => {
                     for (batch, dispatches) in room {
                         state.windows.room(&batch, dispatches);
@@ -232,20 +249,60 @@ impl Dispatcher {
             })
             .await?;
         Ok(Box::pin(async move {
-            (id, dispatch, batch_name, confirmation.await)
+            let outcome = confirmation.await;
+            Published {
+                task: id,
+                dispatch,
+                batch: batch_name,
+                outcome,
+            }
         }))
+    }
+
+    /// Withdraws and refills the windows of batches in which a pending task is more urgent than a dispatched one, at most
+    /// once a second each (D3).
+    async fn prefer_urgent(&self, state: &mut State) -> Result<(), Consumed> {
+        let now = Instant::now();
+        let due: Vec<BatchName> = state
+            .look_at
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(batch, _)| batch.clone())
+            .collect();
+        for batch in due {
+            state.look_at.remove(&batch);
+            if !state.windows.is_contended(&batch) || !state.declared.contains(&batch) {
+                continue;
+            }
+            if !patiently!(
+                &self.stop,
+                "the dispatcher",
+                self.database.is_overtaken(&batch).await
+            )? {
+                continue;
+            }
+            // A confirm that is outstanding may stand for a message that is not yet in the queue.
+            while let Some(published) = state.outstanding.next().await {
+                self.published(state, published).await?;
+            }
+            let withdrawn = self.withdraw(&batch).await?;
+            tracing::info!(%batch, withdrawn, "more urgent tasks have come: those in the queue are dispatched anew in their order");
+            state.windows.room(&batch, withdrawn);
+            state.windows.pending([batch.clone()]);
+            state.look_at.insert(batch, now + BETWEEN_WITHDRAWALS);
+        }
+        Ok(())
     }
 
     /// What became of a publication. One that the broker certainly did not take comes back at once; one whose fate is
     /// unknown counts as published (D3).
-    async fn published(
-        &self,
-        state: &mut State,
-        task: TaskId,
-        dispatch: DispatchId,
-        batch: BatchName,
-        outcome: Result<(), PublishFailure>,
-    ) -> Result<(), Consumed> {
+    async fn published(&self, state: &mut State, published: Published) -> Result<(), Consumed> {
+        let Published {
+            task,
+            dispatch,
+            batch,
+            outcome,
+        } = published;
         let failure = match outcome {
             Ok(()) => return Ok(()),
             Err(PublishFailure::Lost(error)) => return Err(error.into()),
@@ -266,5 +323,12 @@ impl Dispatcher {
         state.windows.room(&batch, 1);
         state.windows.pending(projected.newly_pending.into_keys());
         Ok(())
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

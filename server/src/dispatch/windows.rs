@@ -102,6 +102,14 @@ impl Windows {
             .collect()
     }
 
+    /// True when a batch has dispatches waiting in its queue and tasks waiting for the queue: only then can one of these
+    /// be more urgent than one of those.
+    pub fn is_contended(&self, batch: &BatchName) -> bool {
+        self.batches
+            .get(batch)
+            .is_some_and(|window| window.assigned > 0 && window.pending && window.size > 0)
+    }
+
     /// The batches that have workers.
     pub fn with_workers(&self) -> BTreeSet<BatchName> {
         let some = self.batches.iter().filter(|(_, window)| window.size > 0);

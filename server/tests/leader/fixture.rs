@@ -99,6 +99,16 @@ impl Fixture {
             .to_vec()
     }
 
+    /// Waits until a task has a status.
+    pub async fn until_task(&self, id: i64, status: &str) {
+        let reached = async {
+            while self.get(&format!("/api/v1/tasks/{id}")).await["status"] != status {
+                tokio::task::yield_now().await;
+            }
+        };
+        eventually(&format!("task {id} to be {status}"), reached).await;
+    }
+
     pub async fn stop(mut self) {
         self.server.stop();
         eventually("the server's end", self.server.finished())

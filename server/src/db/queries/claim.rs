@@ -238,6 +238,23 @@ impl DispatchedRow {
     }
 }
 
+#[derive(diesel::QueryableByName)]
+struct OvertakenRow {
+    #[diesel(sql_type = Bool)]
+    overtaken: bool,
+}
+
+pub(in crate::db) async fn is_overtaken(pool: &Pool, batch: &BatchName) -> Result<bool, DbError> {
+    let mut conn = pool.reader().await?;
+    let statement = Statement::new("SELECT EXISTS (SELECT 1 FROM task WHERE batch = ")
+        .text(batch.as_str())
+        .sql(" AND status = 'assigned' AND priority < (SELECT p.priority FROM task AS p WHERE p.batch = ")
+        .text(batch.as_str())
+        .sql(" AND p.status = 'pending' ORDER BY p.priority DESC LIMIT 1)) AS overtaken");
+    let rows: Vec<OvertakenRow> = statement.read(&mut conn).await?;
+    Ok(rows.first().is_some_and(|row| row.overtaken))
+}
+
 pub(in crate::db) async fn return_all_dispatches(
     pool: &Pool,
     epoch: Epoch,

@@ -28,7 +28,7 @@ mod worker_list;
 mod workers;
 
 pub(in crate::db) use batches::{batch, batches, dispatchable};
-pub(in crate::db) use claim::{claim, return_all_dispatches};
+pub(in crate::db) use claim::{claim, is_overtaken, return_all_dispatches};
 pub(in crate::db) use counters::{check_counters, repair_counters};
 pub(in crate::db) use executions::{execution, executions};
 pub(in crate::db) use inventory::held_attempts;
