@@ -90,10 +90,17 @@ async fn the_window_is_bounded_and_refilled() {
 async fn a_more_urgent_task_overtakes_those_in_the_queue() {
     let fixture = Fixture::start().await;
     let mut worker = PlayedWorker::hello(&fixture, "w", 1).await;
-    let tasks: Vec<_> = (0..300).map(|n| json!({"command": format!("echo {n}")})).collect();
+    let tasks: Vec<_> = (0..300)
+        .map(|n| json!({"command": format!("echo {n}")}))
+        .collect();
     fixture.post("/api/v1/tasks", &json!(tasks)).await;
     fixture.until_task(1, "assigned").await;
-    fixture.post("/api/v1/tasks", &json!({"command": "urgent", "priority": 5})).await;
+    fixture
+        .post(
+            "/api/v1/tasks",
+            &json!({"command": "urgent", "priority": 5}),
+        )
+        .await;
     fixture.until_task(301, "assigned").await;
     let (first, _) = worker.delivery().await;
     assert_eq!(first.definition.command, "urgent");
