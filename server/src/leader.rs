@@ -303,7 +303,7 @@ impl NudgeListener {
     async fn hear(&self, nudge: Nudge) {
         match nudge {
             Nudge::Pending { batches } => {
-                self.dispatcher.send(DispatchInput::Pending(batches)).await
+                self.dispatcher.send(DispatchInput::Pending(batches)).await;
             }
             Nudge::Worker { worker, desired } => {
                 self.dispatcher

@@ -43,7 +43,7 @@ impl Dispatcher {
                     task: task.task,
                 }),
                 Err(error) => {
-                    tracing::warn!(%error, "a message in a batch's queue cannot be read and is set aside")
+                    tracing::warn!(%error, "a message in a batch's queue cannot be read and is set aside");
                 }
             }
         }

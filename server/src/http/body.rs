@@ -147,7 +147,14 @@ mod tests {
 
     #[test]
     fn errors_name_field_and_index() {
-        let table: &[(&[u8], bool, &str, Option<usize>, &str)] = &[
+        type Row = (
+            &'static [u8],
+            bool,
+            &'static str,
+            Option<usize>,
+            &'static str,
+        );
+        let table: &[Row] = &[
             (br#"{"command":""}"#, false, "command", None, "empty"),
             (
                 br#"[{"command":"a"},{"command":"b","retry":-1}]"#,

@@ -20,7 +20,7 @@ use crate::notices::Listener;
 /// Chunks read at once: bounds what one reader takes in memory to 2 MiB.
 const CHUNKS_AT_ONCE: usize = 8;
 /// How long a follower waits for the rest of an execution that is over before it gives up.
-const PATIENCE_AFTER_END: Duration = Duration::from_secs(60);
+const PATIENCE_AFTER_END: Duration = Duration::from_mins(1);
 
 /// Reads a stream of the task's newest execution.
 #[utoipa::path(

@@ -70,7 +70,7 @@ impl SilenceCheck {
                     self.dispatcher.send(DispatchInput::WorkersChanged).await;
                 }
                 Err(error) if error.is_transient() => {
-                    tracing::warn!(%error, "silent workers cannot be checked now")
+                    tracing::warn!(%error, "silent workers cannot be checked now");
                 }
                 Err(error) => return Err(error.into()),
             }
