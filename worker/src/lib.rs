@@ -11,6 +11,7 @@ mod machine;
 mod options;
 mod output;
 pub mod runner;
+mod spares;
 mod state_directory;
 mod worker;
 

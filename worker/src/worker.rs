@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::agent::core::{Core, Identity, Rules};
 use crate::agent::link::Link;
 use crate::agent::shell::{MOST_COMMANDS, MOST_TOLD, Request, Shell};
+use crate::attempt::directory::AttemptDirectories;
 use crate::attempt::recovery;
 use crate::error::WorkerError;
 use crate::machine;
@@ -93,6 +94,8 @@ impl Prepared {
         let boot_id = machine::boot_id();
         let attempts = std::path::absolute(state.attempts())
             .map_err(WorkerError::files("find", &options.state_directory))?;
+        let directories = AttemptDirectories::open(&attempts)
+            .map_err(WorkerError::files("prepare the directory", &attempts))?;
         let recovered = recovery::recover(&attempts, &boot_id)?;
         let work = WorkDirectories::open(&options.work_directory, state.incarnation).map_err(
             WorkerError::files("prepare the work directory", &options.work_directory),
@@ -131,7 +134,7 @@ impl Prepared {
         };
         let site = Site {
             worker: options.name.clone(),
-            attempts,
+            attempts: directories,
             work,
             output,
             base: environment::Base::of_this_process(),

@@ -1,7 +1,6 @@
 //! The shell around the core: tells it what happens and performs what it decides. Never waits for broker or processes.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use tokio::time::Instant;
 
 use super::core::{Core, Effect, Execution, Input, Now};
 use super::link::{Command, What};
-use crate::attempt::directory;
 use crate::error::WorkerError;
 use crate::runner::Site;
 use crate::runner::execute::execute;
@@ -133,7 +131,7 @@ impl Shell {
         }
         let site = Arc::clone(&self.site);
         // Few empty directories; a failure has been logged.
-        let _ = tokio::task::spawn_blocking(move || site.work.remove_spares()).await;
+        let _ = tokio::task::spawn_blocking(move || remove_spares(&site)).await;
     }
 
     fn now(&self) -> Now {
@@ -195,16 +193,17 @@ impl Shell {
                 }
                 Effect::Discard { attempt } => {
                     self.site.output.forget(attempt);
-                    discarded.push(directory::of(&self.site.attempts, attempt));
+                    discarded.push(attempt);
                 }
                 Effect::Persist(desired) => self.persist(desired).await,
                 Effect::End => over = true,
             }
         }
         if !discarded.is_empty() {
+            let site = Arc::clone(&self.site);
             self.site
                 .removals
-                .spawn_blocking(move || remove_all(&discarded));
+                .spawn_blocking(move || remove_all(&site, &discarded));
         }
         over
     }
@@ -257,10 +256,15 @@ impl Drop for Shell {
     }
 }
 
-fn remove_all(directories: &[PathBuf]) {
-    for path in directories {
-        if let Err(error) = directory::remove(path) {
-            tracing::warn!(path = %path.display(), %error, "the directory of an attempt could not be removed");
+fn remove_spares(site: &Site) {
+    site.work.remove_spares();
+    site.attempts.remove_spares();
+}
+
+fn remove_all(site: &Site, attempts: &[AttemptId]) {
+    for attempt in attempts {
+        if let Err(error) = site.attempts.remove(*attempt) {
+            tracing::warn!(%attempt, %error, "the directory of an attempt could not be removed");
         }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn recover(attempts: &Path, boot_id: &str) -> Result<Vec<Recovered>, 
                     attempt = name,
                     "removed an attempt without a readable journal; the server counts it as lost"
                 );
-                directory::remove(&path).map_err(WorkerError::files("remove", &path))?;
+                fs::remove_dir_all(&path).map_err(WorkerError::files("remove", &path))?;
             }
             Some(Journal {
                 report,

@@ -38,7 +38,7 @@ pub(crate) async fn execute(
         Ok(Err(failure)) => never_ran(failure.into()),
         Err(error) => never_ran(defect(&error)),
     };
-    record(&directory::of(&site.attempts, attempt), attempt, &end);
+    record(&site.attempts.of(attempt), attempt, &end);
     end
 }
 
@@ -71,8 +71,7 @@ async fn see_through(
                 .to_owned(),
         },
     });
-    let succeeded = outcome == Outcome::Succeeded;
-    let directory = directory::of(&site.attempts, attempt);
+    let directory = site.attempts.of(attempt);
     let written =
         [Stream::Stdout, Stream::Stderr].map(|stream| directory::stream_bytes(&directory, stream));
     let [stdout_bytes, stderr_bytes] = site.output.close(attempt, written);
@@ -88,7 +87,7 @@ async fn see_through(
     let keeper = Arc::clone(site);
     // Beside: a large tree takes long to remove, and the slot is free already.
     site.removals.spawn_blocking(move || {
-        if succeeded && same_user {
+        if same_user {
             keeper.work.give_back(&work_directory);
         } else {
             WorkDirectories::remove(&work_directory);

@@ -29,9 +29,8 @@ pub(crate) struct Launched {
 /// Starts it, or says why it could not be started.
 pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, StartFailure> {
     let attempt = execution.report.attempt;
-    let directory = directory::of(&site.attempts, attempt);
-    let mut journal = begin(&directory, execution)
-        .map_err(|error| fault("keep the attempt in", &directory, &error))?;
+    let (directory, mut journal) = begin(site, execution)
+        .map_err(|error| fault("keep the attempt in", &site.attempts.of(attempt), &error))?;
     let definition = &execution.message.definition;
     let words = command::words(definition)?;
     let switch = users::switch(definition.uid, definition.gid)?;
@@ -43,7 +42,11 @@ pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, Sta
     let process = match started {
         Ok(process) => process,
         Err(failure) => {
-            WorkDirectories::remove(&work);
+            if switch.is_none() {
+                site.work.give_back(&work);
+            } else {
+                WorkDirectories::remove(&work);
+            }
             return Err(failure);
         }
     };
@@ -61,14 +64,14 @@ pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, Sta
     })
 }
 
-fn begin(directory: &Path, execution: &Execution) -> io::Result<File> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().mode(0o700).create(directory)?;
+fn begin(site: &Site, execution: &Execution) -> io::Result<(PathBuf, File)> {
+    let directory = site.attempts.make(execution.report.attempt)?;
     let step = Step::Accepted {
         report: std::borrow::Cow::Borrowed(&execution.report),
         definition: std::borrow::Cow::Borrowed(&execution.message.definition),
     };
-    journal::create(directory, &step)
+    let journal = journal::create(&directory, &step)?;
+    Ok((directory, journal))
 }
 
 fn start(

@@ -1,19 +1,18 @@
 //! Where attempts are executed: what all of them share.
 
-use std::path::PathBuf;
-
 use scitq_shared::names::WorkerName;
 use tokio_util::task::TaskTracker;
 
 use super::environment::Base;
 use super::work_directory::WorkDirectories;
+use crate::attempt::directory::AttemptDirectories;
 use crate::output::Output;
 
 /// What every execution on this worker needs.
 pub(crate) struct Site {
     pub(crate) worker: WorkerName,
     /// Where attempts are kept.
-    pub(crate) attempts: PathBuf,
+    pub(crate) attempts: AttemptDirectories,
     pub(crate) work: WorkDirectories,
     pub(crate) output: Output,
     pub(crate) base: Base,

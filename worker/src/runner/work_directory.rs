@@ -1,62 +1,42 @@
-//! Work directories: made for each attempt, and used again when a task left its own as it was given.
-//!
-//! Making and removing five directories costs a file system like ext4 several times what executing a short command
-//! costs. A directory that its task did not touch (the four inner ones empty, nothing beside them, modes and owners
-//! unchanged) is therefore kept as a spare and renamed for the next attempt.
+//! Work directories: made for each attempt, and used again when a task left them as directories as they were given.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use scitq_shared::ids::{AttemptId, IncarnationId};
+
+use crate::spares::{Spares, clear};
 
 /// The directories inside each work directory.
 pub(crate) const INNER: [&str; 4] = ["input", "output", "resource", "temp"];
 
-const MOST_SPARES: usize = 64;
 const MODE: u32 = 0o755;
 
 /// Makes and keeps work directories.
 #[derive(Debug)]
 pub(crate) struct WorkDirectories {
     root: PathBuf,
-    spare_prefix: String,
     owner: (u32, u32),
-    spares: Mutex<Spares>,
-}
-
-#[derive(Debug, Default)]
-struct Spares {
-    ready: Vec<PathBuf>,
-    made: u64,
+    spares: Spares,
 }
 
 impl WorkDirectories {
-    /// Makes `root`, and removes the spares that a killed agent of this incarnation left there.
+    /// Makes `root` if it is not there.
     pub(crate) fn open(root: &Path, incarnation: IncarnationId) -> io::Result<Self> {
         fs::create_dir_all(root)?;
-        let spare_prefix = format!(".spare-{incarnation}-");
-        for entry in fs::read_dir(root)? {
-            let entry = entry?;
-            if entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(&spare_prefix)
-            {
-                fs::remove_dir_all(entry.path())?;
-            }
-        }
+        let root = fs::canonicalize(root)?;
         let owner = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
+        // Several workers may share the directory.
+        let spares = Spares::open(&root, &incarnation.to_string())?;
         Ok(Self {
-            root: fs::canonicalize(root)?,
-            spare_prefix,
+            root,
             owner,
-            spares: Mutex::default(),
+            spares,
         })
     }
 
@@ -68,27 +48,16 @@ impl WorkDirectories {
     /// Makes an attempt's work directory.
     pub(crate) fn take(&self, attempt: AttemptId) -> io::Result<PathBuf> {
         let path = self.path(attempt);
-        let spare = self.lock().ready.pop();
-        if let Some(spare) = spare
-            && fs::rename(&spare, &path).is_ok()
-        {
-            return Ok(path);
-        }
-        make(&path)?;
-        for inner in INNER {
-            make(&path.join(inner))?;
+        if !self.spares.take(&path) {
+            make(&path)?;
+            INNER.iter().try_for_each(|inner| make(&path.join(inner)))?;
         }
         Ok(path)
     }
 
-    /// Keeps a work directory as a spare if it is as it was given; removes it with all its content otherwise.
+    /// Removes what a task left in its work directory, and keeps the directory for another one if that is possible.
     pub(crate) fn give_back(&self, path: &Path) {
-        if let Some(spare) = self.spare_name()
-            && self.is_pristine(path).unwrap_or(false)
-            && fs::rename(path, &spare).is_ok()
-        {
-            self.lock().ready.push(spare);
-        } else {
+        if !(self.empty(path).unwrap_or(false) && self.spares.keep(path)) {
             Self::remove(path);
         }
     }
@@ -109,41 +78,26 @@ impl WorkDirectories {
 
     /// Removes the spares; for a worker that ends.
     pub(crate) fn remove_spares(&self) {
-        let spares = std::mem::take(&mut self.lock().ready);
-        for spare in spares {
-            Self::remove(&spare);
-        }
+        self.spares
+            .give_up()
+            .iter()
+            .for_each(|spare| Self::remove(spare));
     }
 
-    fn spare_name(&self) -> Option<PathBuf> {
-        let mut spares = self.lock();
-        if spares.ready.len() >= MOST_SPARES {
-            return None;
-        }
-        spares.made += 1;
-        Some(
-            self.root
-                .join(format!("{}{}", self.spare_prefix, spares.made)),
-        )
-    }
-
-    fn is_pristine(&self, path: &Path) -> io::Result<bool> {
+    /// Removes the content. False when the directories are not what they were: replaced, or with other rights.
+    fn empty(&self, path: &Path) -> io::Result<bool> {
         if !self.is_as_made(path)? {
             return Ok(false);
         }
-        let mut inner = 0;
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if !INNER.iter().any(|name| entry.file_name() == *name) {
+        for inner in INNER {
+            let directory = path.join(inner);
+            if !self.is_as_made(&directory)? {
                 return Ok(false);
             }
-            let directory = entry.path();
-            if !self.is_as_made(&directory)? || fs::read_dir(&directory)?.next().is_some() {
-                return Ok(false);
-            }
-            inner += 1;
+            clear(&directory, &[])?;
         }
-        Ok(inner == INNER.len())
+        clear(path, &INNER)?;
+        Ok(true)
     }
 
     fn is_as_made(&self, directory: &Path) -> io::Result<bool> {
@@ -151,15 +105,9 @@ impl WorkDirectories {
         let mode = metadata.mode() & 0o7777;
         Ok(metadata.is_dir() && (metadata.uid(), metadata.gid()) == self.owner && mode == MODE)
     }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Spares> {
-        // A list of paths is never left half changed.
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 fn make(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
     fs::DirBuilder::new().mode(MODE).create(path)
 }
 
@@ -182,38 +130,45 @@ fn make_writable(directory: &Path) {
 mod tests {
     use super::*;
 
+    type Touch = fn(&Path);
+
     #[test]
-    fn only_untouched_directories_are_used_again() {
+    fn directories_are_used_again_empty_unless_they_are_not_what_they_were() {
         let root = tempfile::tempdir().unwrap();
         let work = WorkDirectories::open(root.path(), IncarnationId::generate()).unwrap();
         let entries = || fs::read_dir(root.path()).unwrap().count();
-        let spares = || work.lock().ready.len();
-
-        let path = work.take(AttemptId::generate()).unwrap();
-        work.give_back(&path);
-        assert_eq!((entries(), spares()), (1, 1));
-        let path = work.take(AttemptId::generate()).unwrap();
-        assert_eq!((entries(), spares()), (1, 0));
-        assert!(INNER.iter().all(|inner| path.join(inner).is_dir()));
-
-        let touches: [&dyn Fn(&Path); 5] = [
-            &|path| fs::write(path.join("file"), "").unwrap(),
-            &|path| fs::write(path.join("output/file"), "").unwrap(),
-            &|path| fs::remove_dir(path.join("temp")).unwrap(),
-            &|path| {
+        let kept: [Touch; 4] = [
+            |_| {},
+            |path| fs::write(path.join("file"), "").unwrap(),
+            |path| fs::create_dir_all(path.join("output/a/b")).unwrap(),
+            |path| std::os::unix::fs::symlink("/", path.join("temp/link")).unwrap(),
+        ];
+        for touch in kept {
+            let path = work.take(AttemptId::generate()).unwrap();
+            for inner in INNER {
+                assert_eq!(fs::read_dir(path.join(inner)).unwrap().count(), 0);
+            }
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 4);
+            touch(&path);
+            work.give_back(&path);
+            assert_eq!(entries(), 1, "one and the same");
+        }
+        let removed: [Touch; 4] = [
+            |path| fs::remove_dir(path.join("temp")).unwrap(),
+            |path| {
                 fs::set_permissions(path.join("input"), fs::Permissions::from_mode(0o777)).unwrap();
             },
-            &|path| {
+            |path| fs::set_permissions(path, fs::Permissions::from_mode(0o500)).unwrap(),
+            |path| {
                 fs::remove_dir(path.join("temp")).unwrap();
                 std::os::unix::fs::symlink("/", path.join("temp")).unwrap();
             },
         ];
-        work.give_back(&path);
-        for touch in touches {
+        for touch in removed {
             let path = work.take(AttemptId::generate()).unwrap();
             touch(&path);
             work.give_back(&path);
-            assert_eq!((entries(), spares()), (0, 0));
+            assert_eq!(entries(), 0);
         }
         let path = work.take(AttemptId::generate()).unwrap();
         work.give_back(&path);

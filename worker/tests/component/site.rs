@@ -76,7 +76,14 @@ impl Site {
     /// What is kept of attempts; read until it is as expected.
     pub async fn until_kept(&self, expected: usize) {
         let attempts = self.state().join("attempts");
-        let kept = || std::fs::read_dir(&attempts).unwrap().count();
+        let kept = || {
+            let names = std::fs::read_dir(&attempts)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name());
+            names
+                .filter(|name| !name.to_string_lossy().starts_with('.'))
+                .count()
+        };
         // Removal is not announced to anyone: this is the one thing to be looked at again and again.
         let gone = async {
             while kept() != expected {
