@@ -10,6 +10,9 @@ use crate::pair::Pair;
 use crate::processes::UsageBetween;
 use crate::report::Report;
 
+/// The share of all processors that may go elsewhere before a figure counts as disturbed. The client is part of it.
+const DISTURBED: f64 = 0.1;
+
 /// Everything worth reading, as text.
 pub fn summary(report: &Report) -> String {
     let machine = &report.machine;
@@ -30,18 +33,23 @@ pub fn summary(report: &Report) -> String {
     );
     text += &figures(report);
     for measured in &report.pairs {
-        if let Some(run) = measured
+        let end_to_end = measured
             .throughput
             .as_ref()
-            .and_then(|throughput| throughput.middle_run())
-        {
+            .and_then(|all| all.middle_run());
+        let end_to_end = end_to_end.map(|run| ("end to end", run.seconds, &run.cpu));
+        let bulk = measured.bulk.as_ref();
+        let bulk = bulk.map(|bulk| ("bulk submission", bulk.seconds(), &bulk.cpu));
+        for (what, seconds, cpu) in end_to_end.into_iter().chain(bulk) {
             // Writing to a String cannot fail.
             let _ = writeln!(
                 text,
-                "\n{}: processor seconds of {:.1} s × {} cores end to end\n",
-                measured.pair, run.seconds, machine.cores
+                "\n{}, {what}: processor seconds of {seconds:.1} s × {} cores{}\n",
+                measured.pair,
+                machine.cores,
+                disturbance(cpu, seconds, machine.cores)
             );
-            text += &usage(&run.cpu);
+            text += &usage(cpu);
         }
         if !measured.memory.is_empty() {
             let _ = writeln!(
@@ -121,6 +129,15 @@ fn number(value: f64, unit: Unit) -> String {
     text
 }
 
+/// A warning if much of the machine went elsewhere.
+fn disturbance(usage: &UsageBetween, seconds: f64, cores: u16) -> String {
+    let share = usage.elsewhere_seconds / (seconds * f64::from(cores));
+    if share < DISTURBED {
+        return String::new();
+    }
+    format!("; DISTURBED: {:.0} % of them went elsewhere", share * 100.0)
+}
+
 fn usage(usage: &UsageBetween) -> String {
     let mut rows = vec![
         ["", "user", "kernel", "its children", "all"]
@@ -190,6 +207,17 @@ mod tests {
             assert_eq!(number(value, Unit::PerSecond), text);
         }
         assert_eq!(number(12.345, Unit::Milliseconds), "12.3");
+    }
+
+    #[test]
+    fn much_work_elsewhere_is_told() {
+        let usage = |elsewhere_seconds| UsageBetween {
+            programs: Vec::new(),
+            elsewhere_seconds,
+        };
+        assert_eq!(disturbance(&usage(1.9), 10.0, 2), "");
+        let told = disturbance(&usage(5.0), 10.0, 2);
+        assert_eq!(told, "; DISTURBED: 25 % of them went elsewhere");
     }
 
     #[test]

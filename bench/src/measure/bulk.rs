@@ -57,18 +57,26 @@ pub async fn measure(system: &System, options: &Options) -> anyhow::Result<Bulk>
         "{submitted} tasks were submitted, batch {BATCH} has {}",
         progress.total
     );
-    let tasks_per_second = per_second(options.bulk_tasks, request_seconds.iter().sum());
-    say(format!(
-        "{}, bulk submission: {tasks_per_second:.0} tasks/s",
-        system.pair
-    ));
-    Ok(Bulk {
+    let mut bulk = Bulk {
         tasks: options.bulk_tasks,
         tasks_per_request: options.request_tasks,
         request_seconds,
-        tasks_per_second,
+        tasks_per_second: 0.0,
         cpu,
-    })
+    };
+    bulk.tasks_per_second = per_second(bulk.tasks, bulk.seconds());
+    say(format!(
+        "{}, bulk submission: {:.0} tasks/s",
+        system.pair, bulk.tasks_per_second
+    ));
+    Ok(bulk)
+}
+
+impl Bulk {
+    /// Seconds of all requests together.
+    pub fn seconds(&self) -> f64 {
+        self.request_seconds.iter().sum()
+    }
 }
 
 /// Tasks as a user has them: each with a name and a command of its own.
