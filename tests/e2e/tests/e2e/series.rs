@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
-use scitq_e2e::{Pair, Setup};
+use scitq_e2e::{Pair, Setup, System};
 use serde_json::{Value, json};
 
 on_both_pairs!(
     a_thousand_tasks_from_standard_input,
     a_bad_line_creates_nothing,
     higher_priority_goes_first,
+    an_urgent_task_overtakes_those_in_the_queue,
 );
 
 /// Tasks of the series.
@@ -144,16 +145,44 @@ async fn higher_priority_goes_first(pair: Pair) {
         .change_worker(scitq_e2e::WORKER, &worker("Default"))
         .await;
     system.succeeded(&ids).await;
+    let order = in_order_of_start(&system, &ids).await;
+    assert_eq!(order, [ids[3], ids[1], ids[0], ids[4], ids[2]]);
+}
+
+async fn an_urgent_task_overtakes_those_in_the_queue(pair: Pair) {
+    let system = pair.start_with(Setup::concurrency(1)).await;
+    let gate = system.gate("first");
+    let first = system
+        .submit(&json!({"command": gate.before("true")}))
+        .await;
+    system.running(&first, 1).await;
+    // More than the queue is given at once.
+    let waiting = vec![json!({"command": "true"}); 300];
+    let waiting = system.submit(&json!(waiting)).await;
+    system.status(waiting[255], "assigned").await;
+    let urgent = system
+        .submit(&json!({"command": "true", "priority": 1}))
+        .await;
+    // It is in the queue now, and so are those that it has overtaken.
+    system.status(urgent[0], "assigned").await;
+    system.status(waiting[0], "assigned").await;
+    gate.open();
+    system.succeeded(&waiting).await;
+    let all = [first.as_slice(), &waiting, &urgent].concat();
+    let expected = [first.as_slice(), &urgent, &waiting].concat();
+    assert_eq!(in_order_of_start(&system, &all).await, expected);
+    system.counters_agree().await;
+}
+
+/// These tasks, which ran once each, in the order in which they started.
+async fn in_order_of_start(system: &System, tasks: &[i64]) -> Vec<i64> {
     let mut started = Vec::new();
-    for id in &ids {
-        let time = system.execution(*id).await["started_at"]
-            .as_str()
-            .expect("a time")
-            .to_owned();
-        let time = chrono::DateTime::parse_from_rfc3339(&time).expect("ISO 8601");
-        started.push((time, *id));
+    for task in tasks {
+        let execution = system.execution(*task).await;
+        let time = execution["started_at"].as_str().expect("a time");
+        let time = chrono::DateTime::parse_from_rfc3339(time).expect("ISO 8601");
+        started.push((time, *task));
     }
     started.sort_unstable();
-    let order: Vec<i64> = started.into_iter().map(|(_, id)| id).collect();
-    assert_eq!(order, [ids[3], ids[1], ids[0], ids[4], ids[2]]);
+    started.into_iter().map(|(_, task)| task).collect()
 }
