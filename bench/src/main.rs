@@ -14,6 +14,7 @@ mod program;
 mod programs;
 mod report;
 mod run;
+mod scratch;
 mod show;
 mod statistics;
 mod system;

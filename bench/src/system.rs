@@ -18,6 +18,7 @@ use crate::processes::{self, Memory, Snapshot};
 use crate::program::Program;
 use crate::programs::Programs;
 use crate::say;
+use crate::scratch::scratch;
 
 /// How long everything may take to be ready.
 const READY_WITHIN: Duration = Duration::from_mins(1);
@@ -239,13 +240,6 @@ impl System {
         }
         Ok(())
     }
-}
-
-fn scratch() -> anyhow::Result<TempDir> {
-    tempfile::Builder::new()
-        .prefix("scitq-bench-")
-        .tempdir()
-        .context("cannot create a temporary directory")
 }
 
 fn write_configuration(
