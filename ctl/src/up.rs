@@ -17,7 +17,6 @@ use scitq_shared::api::WorkerView;
 use scitq_shared::logging;
 use scitq_shared::names::WorkerName;
 use scitq_shared::settings::{Loader, Settings};
-use scitq_shared::worker::{DesiredState, WorkerStatus};
 use scitq_worker::{Worker, WorkerOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -65,7 +64,11 @@ pub async fn run(arguments: UpArgs) -> anyhow::Result<ExitCode> {
         }
         () = stops.next() => return end(server, ExitCode::SUCCESS).await,
     }
-    let mut worker = Worker::start(worker_options(&settings, broker)).await?;
+    let mut worker = Worker::start(WorkerOptions::from_settings(
+        settings.worker.clone(),
+        broker,
+    ))
+    .await?;
     if let Some(concurrency) = arguments.concurrency {
         set_concurrency(server.address(), &settings.worker.name, concurrency).await?;
     }
@@ -182,28 +185,6 @@ fn load(arguments: &UpArgs, data: &Path) -> anyhow::Result<Settings> {
         .flag("worker.work_directory", "--data-dir", Some(path("work")?))
         .load()?;
     Ok(loaded.settings)
-}
-
-fn worker_options(settings: &Settings, broker: Broker) -> WorkerOptions {
-    let own = &settings.worker;
-    let mut options = WorkerOptions::new(
-        broker,
-        own.name.clone(),
-        own.state_directory.clone(),
-        own.work_directory.clone(),
-    );
-    options.initial = DesiredState {
-        version: 0,
-        batch: own.batch.clone(),
-        concurrency: own.concurrency,
-        prefetch: own.prefetch,
-        paused: own.status == WorkerStatus::Paused,
-    };
-    options.stream_cap_bytes = own.stream_cap_bytes;
-    options.heartbeat_every = Duration::from_secs(own.heartbeat_seconds);
-    options.ack_after = Duration::from_secs(own.ack_after_seconds);
-    options.double_after = Duration::from_secs(own.double_after_seconds);
-    options
 }
 
 /// A worker that the server knows keeps what the server holds for it; a flag given now counts all the same.

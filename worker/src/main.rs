@@ -8,8 +8,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use scitq_broker::Broker;
 use scitq_shared::logging;
-use scitq_shared::settings::{Loader, WorkerSettings};
-use scitq_shared::worker::{DesiredState, WorkerStatus};
+use scitq_shared::settings::Loader;
 use scitq_worker::{Worker, WorkerHandle, WorkerOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -109,7 +108,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         state_directory = %settings.worker.state_directory.display(),
         "starts"
     );
-    let worker = Worker::start(options(settings.worker, broker)).await?;
+    let worker = Worker::start(WorkerOptions::from_settings(settings.worker, broker)).await?;
     see_to_the_end(worker, &mut terminate, &mut interrupt).await
 }
 
@@ -145,25 +144,4 @@ async fn see_to_the_end(
             _ => return Ok(ExitCode::from(130)),
         }
     }
-}
-
-fn options(settings: WorkerSettings, broker: Broker) -> WorkerOptions {
-    let mut options = WorkerOptions::new(
-        broker,
-        settings.name,
-        settings.state_directory,
-        settings.work_directory,
-    );
-    options.initial = DesiredState {
-        version: 0,
-        batch: settings.batch,
-        concurrency: settings.concurrency,
-        prefetch: settings.prefetch,
-        paused: settings.status == WorkerStatus::Paused,
-    };
-    options.stream_cap_bytes = settings.stream_cap_bytes;
-    options.heartbeat_every = Duration::from_secs(settings.heartbeat_seconds);
-    options.ack_after = Duration::from_secs(settings.ack_after_seconds);
-    options.double_after = Duration::from_secs(settings.double_after_seconds);
-    options
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use scitq_broker::Broker;
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::DEFAULT_STREAM_CAP_BYTES;
-use scitq_shared::worker::DesiredState;
+use scitq_shared::settings::WorkerSettings;
+use scitq_shared::worker::{DesiredState, WorkerStatus};
 
 /// Everything that a worker needs to know to start. [`WorkerOptions::new`] has the defaults.
 #[derive(Clone, Debug)]
@@ -34,6 +35,28 @@ pub struct WorkerOptions {
 }
 
 impl WorkerOptions {
+    /// What the settings say.
+    pub fn from_settings(settings: WorkerSettings, broker: Broker) -> Self {
+        let mut options = Self::new(
+            broker,
+            settings.name,
+            settings.state_directory,
+            settings.work_directory,
+        );
+        options.initial = DesiredState {
+            version: 0,
+            batch: settings.batch,
+            concurrency: settings.concurrency,
+            prefetch: settings.prefetch,
+            paused: settings.status == WorkerStatus::Paused,
+        };
+        options.stream_cap_bytes = settings.stream_cap_bytes;
+        options.heartbeat_every = Duration::from_secs(settings.heartbeat_seconds);
+        options.ack_after = Duration::from_secs(settings.ack_after_seconds);
+        options.double_after = Duration::from_secs(settings.double_after_seconds);
+        options
+    }
+
     /// The defaults, for a worker that runs as many tasks as the machine has cores.
     pub fn new(
         broker: Broker,

@@ -334,7 +334,13 @@ impl Core {
             task: ended.report.task,
             phase: AttemptPhase::Ended,
         });
-        active.chain(ended).collect()
+        // What is given back is held until the broker has that: left out, it would be called lost before the word comes.
+        let released = self.released.values().map(|released| InventoryItem {
+            attempt: released.report.attempt,
+            task: released.report.task,
+            phase: AttemptPhase::Accepted,
+        });
+        active.chain(ended).chain(released).collect()
     }
 
     /// The number of the latest announcement: over restarts of the agent too it only rises.
