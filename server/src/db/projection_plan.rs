@@ -168,6 +168,7 @@ fn row(change: &AttemptChange) -> AttemptRow {
         stderr_length: stderr.map(|end| number(end.length)),
         stderr_cut_from: cut(stderr).map(|cut| number(cut.from)),
         stderr_cut_to: cut(stderr).map(|cut| number(cut.to)),
+        complete: false,
     }
 }
 

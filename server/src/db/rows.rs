@@ -146,6 +146,7 @@ bulk_row!(
         stderr_length: Option<i64> => BigInt,
         stderr_cut_from: Option<i64> => BigInt,
         stderr_cut_to: Option<i64> => BigInt,
+        complete: bool => Bool,
     }
 );
 bulk_row!(

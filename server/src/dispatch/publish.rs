@@ -120,6 +120,8 @@ impl Dispatcher {
         state.windows.load(loads);
         self.reload_workers(&mut state).await?;
         loop {
+            // Urgent tasks first: a refill would put them behind what is in the queue.
+            self.prefer_urgent(&mut state).await?;
             self.refill(&mut state).await?;
             tokio::select! {
                 () = self.stop.cancelled() => return Err(Consumed::Stopped),
@@ -130,7 +132,7 @@ impl Dispatcher {
                 Some(published) = state.outstanding.next(), if !state.outstanding.is_empty() => {
                     self.published(&mut state, published).await?;
                 }
-                () = sleep_until(state.look_at.values().min().copied()) => self.prefer_urgent(&mut state).await?,
+                () = sleep_until(state.look_at.values().min().copied()) => {}
             }
         }
     }
@@ -224,11 +226,41 @@ impl Dispatcher {
             self.declare(state, &batch).await?;
             tracing::debug!(%batch, tasks = claim.tasks.len(), in_window = claim.assigned, "dispatching");
             self.notices.tell(Notice::Tasks);
-            for task in claim.tasks {
-                state.outstanding.push(self.publish(&batch, task).await?);
+            let mut unpublished = claim.tasks.into_iter();
+            while let Some(task) = unpublished.next() {
+                let (id, dispatch) = (task.task, task.dispatch);
+                match self.publish(&batch, task).await {
+                    Ok(outstanding) => state.outstanding.push(outstanding),
+                    Err(error) => {
+                        // What was never handed to the broker is certainly not in its queue: nobody else would ever
+                        // look for it there.
+                        let rest = unpublished.map(|task| (task.task, task.dispatch));
+                        self.take_back_unpublished(std::iter::once((id, dispatch)).chain(rest))
+                            .await?;
+                        return Err(error);
+                    }
+                }
             }
         }
         Ok(())
+    }
+
+    /// Commits dispatches that the broker certainly does not have as returned.
+    async fn take_back_unpublished(
+        &self,
+        dispatches: impl Iterator<Item = (TaskId, DispatchId)>,
+    ) -> Result<(), Consumed> {
+        let returned: Vec<Happening> = dispatches
+            .map(|(task, dispatch)| Happening::Returned { dispatch, task })
+            .collect();
+        let needs = needs(&returned);
+        patiently!(&self.stop, "the dispatcher", {
+            let decide = |loaded: &Loaded| project(loaded, &returned).0;
+            self.database
+                .project(self.epoch, &needs, Vec::new(), decide)
+                .await
+        })
+        .map(drop)
     }
 
     async fn publish(&self, batch: &BatchName, task: TaskMessage) -> Result<Outstanding, Consumed> {

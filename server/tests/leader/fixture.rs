@@ -100,7 +100,7 @@ impl Fixture {
     }
 
     /// Waits until a task has a status.
-    pub async fn until_task(&self, id: i64, status: &str) {
+    pub async fn until_task(&self, id: u64, status: &str) {
         let reached = async {
             while self.get(&format!("/api/v1/tasks/{id}")).await["status"] != status {
                 tokio::task::yield_now().await;

@@ -86,26 +86,35 @@ async fn the_window_is_bounded_and_refilled() {
     fixture.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_more_urgent_task_overtakes_those_in_the_queue() {
+/// Submits so many tasks that nobody takes, an urgent one then, and has a worker take its first.
+async fn first_of(before: usize) -> String {
     let fixture = Fixture::start().await;
     let mut worker = PlayedWorker::hello(&fixture, "w", 1).await;
-    let tasks: Vec<_> = (0..300)
+    let tasks: Vec<_> = (0..before)
         .map(|n| json!({"command": format!("echo {n}")}))
         .collect();
     fixture.post("/api/v1/tasks", &json!(tasks)).await;
     fixture.until_task(1, "assigned").await;
-    fixture
-        .post(
-            "/api/v1/tasks",
-            &json!({"command": "urgent", "priority": 5}),
-        )
-        .await;
-    fixture.until_task(301, "assigned").await;
+    let urgent = json!({"command": "urgent", "priority": 5});
+    let id = fixture.post("/api/v1/tasks", &urgent).await[0]["task_id"]
+        .as_u64()
+        .unwrap();
+    fixture.until_task(id, "assigned").await;
     let (first, _) = worker.delivery().await;
-    assert_eq!(first.definition.command, "urgent");
-    assert_eq!(fixture.get("/api/v1/maintenance/counters").await, json!([]));
+    let counters = fixture.get("/api/v1/maintenance/counters").await;
+    assert_eq!(counters, json!([]));
     fixture.stop().await;
+    first.definition.command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_more_urgent_task_overtakes_those_in_a_full_window() {
+    assert_eq!(first_of(300).await, "urgent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_more_urgent_task_overtakes_those_in_a_window_with_room() {
+    assert_eq!(first_of(20).await, "urgent");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ mod batches;
 mod changes;
 mod chunks;
 mod claim;
+mod completion;
 mod condition;
 mod counters;
 mod executions;

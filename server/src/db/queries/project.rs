@@ -1,28 +1,27 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use diesel::sql_types::{BigInt, Bool, Text};
 use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, TaskId};
-use scitq_shared::names::{BatchName, WorkerName};
+use scitq_shared::names::BatchName;
 use scitq_shared::transition::TaskState;
 
 use super::changes::{LockedTask, NewState, lock_tasks, write_tasks};
 use super::chunks::store_chunks;
+use super::completion::{complete_late, mark_complete, words};
 use super::counters::count;
 use super::leadership::fence;
 use super::requirements::meet;
-use super::statement::{Statement, read_for, run_for};
+use super::statement::{Statement, read_for};
 use super::transaction::transaction;
 use super::upsert::write_attempts;
 use super::{Conn, Pool};
 use crate::db::chunk_plan::verify;
 use crate::db::decider::Decider;
-use crate::db::execution_row::end;
-use crate::db::lacking::kept_bytes;
 use crate::db::rows::{AttemptRow, WordRow};
 use crate::db::tally::Tally;
 use crate::db::task_state::attempt_state;
-use crate::db::value::{parse, unsigned};
+use crate::db::value::parse;
 use crate::db::{
     DbError, Loaded, LoadedAttempt, Needs, NewChunk, Projected, TaskChange, projection_plan,
 };
@@ -71,13 +70,14 @@ async fn project_once(
             .cloned()
             .collect()
     };
+    let (known, complete) = load_attempts(conn, &needs.attempts).await?;
     let loaded = Loaded {
         tasks: needs
             .tasks
             .iter()
             .filter_map(|id| Some((*id, locked.get(id)?.task.clone())))
             .collect(),
-        attempts: load_attempts(conn, &needs.attempts).await?,
+        attempts: known,
     };
     let (projection, loaded) = decider.decide(loaded).await?;
     if let Some(change) = projection
@@ -89,11 +89,18 @@ async fn project_once(
             reason: format!("attempt {} was not asked for", change.attempt),
         });
     }
-    let attempts = projection_plan::attempts(&loaded, &projection.attempts)?;
+    let mut attempts = projection_plan::attempts(&loaded, &projection.attempts)?;
     let tasks = projection_plan::tasks(&loaded, projection.tasks)?;
-    let ids = write_attempts(conn, &loaded, &attempts).await?;
+    let grown = store_chunks(conn, &storable).await?;
+    let mut projected = Projected {
+        complete: mark_complete(conn, &mut attempts, &complete).await?,
+        ..Projected::default()
+    };
+    let mut ids = write_attempts(conn, &loaded, &attempts).await?;
+    let late = complete_late(conn, &attempts, &grown, &mut ids).await?;
+    projected.complete.extend(late);
+    projected.complete.sort_unstable();
 
-    let mut projected = Projected::default();
     let mut tally = Tally::default();
     let states = new_states(
         &mut locked,
@@ -112,8 +119,7 @@ async fn project_once(
         *projected.newly_pending.entry(batch).or_default() += tasks;
     }
 
-    let grown = store_chunks(conn, &storable).await?;
-    projected.complete = complete(conn, &attempts, &grown, &ids, &mut projected.executions).await?;
+    projected.executions.extend(ids);
     count(conn, &tally).await?;
     Ok(projected)
 }
@@ -130,28 +136,29 @@ struct AttemptFound {
     worker: String,
     #[diesel(sql_type = Text)]
     incarnation: String,
+    #[diesel(sql_type = Bool)]
+    complete: bool,
 }
 
-fn words<'a>(attempts: impl Iterator<Item = &'a AttemptId>) -> Vec<WordRow> {
-    attempts
-        .map(|attempt| WordRow {
-            word: attempt.to_string(),
-        })
-        .collect()
-}
-
+/// The attempts that are known, and which of them are complete.
 async fn load_attempts(
     conn: &mut Conn,
     attempts: &BTreeSet<AttemptId>,
-) -> Result<BTreeMap<AttemptId, LoadedAttempt>, DbError> {
+) -> Result<(BTreeMap<AttemptId, LoadedAttempt>, BTreeSet<AttemptId>), DbError> {
     let rows: Vec<AttemptFound> = read_for(conn, &words(attempts.iter()), |array| {
-        Statement::new("SELECT e.attempt_id, e.task_id, e.state, e.worker, e.incarnation FROM ")
-            .rows::<WordRow>(array)
-            .sql(" JOIN execution AS e ON e.attempt_id = r.word")
+        Statement::new(
+            "SELECT e.attempt_id, e.task_id, e.state, e.worker, e.incarnation, e.complete FROM ",
+        )
+        .rows::<WordRow>(array)
+        .sql(" JOIN execution AS e ON e.attempt_id = r.word")
     })
     .await?;
-    let pair = |row: AttemptFound| {
+    let (mut known, mut complete) = (BTreeMap::new(), BTreeSet::new());
+    for row in rows {
         let attempt = parse("execution.attempt_id", &row.attempt_id)?;
+        if row.complete {
+            complete.insert(attempt);
+        }
         let loaded = LoadedAttempt {
             attempt,
             task: TaskId(row.task_id),
@@ -159,9 +166,9 @@ async fn load_attempts(
             worker: parse("execution.worker", &row.worker)?,
             incarnation: parse("execution.incarnation", &row.incarnation)?,
         };
-        Ok((attempt, loaded))
-    };
-    rows.into_iter().map(pair).collect()
+        known.insert(attempt, loaded);
+    }
+    Ok((known, complete))
 }
 
 /// The new states of the tasks that change, and how many of each batch become pending.
@@ -184,103 +191,4 @@ fn new_states(
         states.push(task.becomes(change.to).with(change.retries_left, execution));
     }
     states
-}
-
-#[derive(diesel::QueryableByName)]
-struct TouchedRow {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = Text)]
-    attempt_id: String,
-    #[diesel(sql_type = Text)]
-    worker: String,
-    #[diesel(sql_type = Text)]
-    state: String,
-    #[diesel(sql_type = Bool)]
-    complete: bool,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    stdout_length: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    stdout_cut_from: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    stdout_cut_to: Option<i64>,
-    #[diesel(sql_type = BigInt)]
-    stdout_stored: i64,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    stderr_length: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    stderr_cut_from: Option<i64>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    stderr_cut_to: Option<i64>,
-    #[diesel(sql_type = BigInt)]
-    stderr_stored: i64,
-}
-
-impl TouchedRow {
-    /// True when the attempt is over and everything kept of its output is stored, and this was not so before.
-    fn becomes_complete(&self) -> Result<bool, DbError> {
-        let stdout = end(self.stdout_length, self.stdout_cut_from, self.stdout_cut_to);
-        let stderr = end(self.stderr_length, self.stderr_cut_from, self.stderr_cut_to);
-        let stored = |end, stored| kept_bytes(end) <= unsigned(stored);
-        let all = stdout.zip(stderr).is_some_and(|(stdout, stderr)| {
-            stored(stdout, self.stdout_stored) && stored(stderr, self.stderr_stored)
-        });
-        Ok(!self.complete && all && attempt_state(&self.state)?.is_over())
-    }
-}
-
-/// Marks the attempts that became complete, and answers them. Adds the executions that were written or grew to
-/// `executions`.
-async fn complete(
-    conn: &mut Conn,
-    attempts: &BTreeMap<AttemptId, AttemptRow>,
-    grown: &BTreeSet<AttemptId>,
-    ids: &BTreeMap<AttemptId, ExecutionId>,
-    executions: &mut Vec<(AttemptId, ExecutionId)>,
-) -> Result<Vec<(WorkerName, AttemptId)>, DbError> {
-    let mut ids = ids.clone();
-    // Those that are written and not over cannot be complete, and their executions are known.
-    let is_over = |row: &AttemptRow| {
-        attempt_state(row.state).is_ok_and(scitq_shared::transition::AttemptState::is_over)
-    };
-    let over = attempts
-        .iter()
-        .filter(|(_, row)| is_over(row))
-        .map(|(attempt, _)| attempt);
-    let touched: BTreeSet<&AttemptId> = over.chain(grown).collect();
-    let rows: Vec<TouchedRow> = read_for(conn, &words(touched.into_iter()), |array| {
-        Statement::new(
-            "SELECT e.id, e.attempt_id, e.worker, e.state, e.complete, e.stdout_length, e.stdout_cut_from, \
-             e.stdout_cut_to, COALESCE(o.stored_bytes, 0) AS stdout_stored, e.stderr_length, e.stderr_cut_from, \
-             e.stderr_cut_to, COALESCE(p.stored_bytes, 0) AS stderr_stored FROM ",
-        )
-        .rows::<WordRow>(array)
-        .sql(
-            " JOIN execution AS e ON e.attempt_id = r.word \
-             LEFT JOIN output_stream AS o ON o.attempt_id = r.word AND o.stream = 'stdout' \
-             LEFT JOIN output_stream AS p ON p.attempt_id = r.word AND p.stream = 'stderr'",
-        )
-    })
-    .await?;
-    let mut complete = Vec::new();
-    for row in rows {
-        let attempt: AttemptId = parse("execution.attempt_id", &row.attempt_id)?;
-        ids.insert(attempt, ExecutionId(row.id));
-        if row.becomes_complete()? {
-            complete.push((
-                parse::<WorkerName>("execution.worker", &row.worker)?,
-                attempt,
-            ));
-        }
-    }
-    complete.sort_unstable();
-    let rows = words(complete.iter().map(|(_, attempt)| attempt));
-    run_for(conn, &rows, |array| {
-        Statement::new("UPDATE execution SET complete = true FROM ")
-            .rows::<WordRow>(array)
-            .sql(" WHERE execution.attempt_id = r.word")
-    })
-    .await?;
-    executions.extend(ids);
-    Ok(complete)
 }

@@ -46,7 +46,7 @@ fn insert(array: String) -> Statement {
          announced_sequence, state, command, shell, container, container_options, input, output, resource, queued_at, \
          accepted_at, started_at, ended_at, exit_code, signal, failure_reason, failure_detail, user_cpu_ms, \
          system_cpu_ms, peak_memory_bytes, memory_source, stdout_length, stdout_cut_from, stdout_cut_to, stderr_length, \
-         stderr_cut_from, stderr_cut_to, created_at) \
+         stderr_cut_from, stderr_cut_to, complete, created_at) \
          SELECT r.attempt_id, r.task_id, r.batch, r.worker, r.incarnation, r.dispatch_id, r.epoch, r.revision, \
          r.announced_sequence, r.state, CASE WHEN t.revision = r.revision THEN t.command END, \
          CASE WHEN t.revision = r.revision THEN t.shell END, CASE WHEN t.revision = r.revision THEN t.container END, \
@@ -56,7 +56,7 @@ fn insert(array: String) -> Statement {
          CASE WHEN t.revision = r.revision THEN t.resource ELSE '[]' END, r.queued_at, r.accepted_at, r.started_at, \
          r.ended_at, r.exit_code, r.signal, r.failure_reason, r.failure_detail, r.user_cpu_ms, r.system_cpu_ms, \
          r.peak_memory_bytes, r.memory_source, r.stdout_length, r.stdout_cut_from, r.stdout_cut_to, r.stderr_length, \
-         r.stderr_cut_from, r.stderr_cut_to, ",
+         r.stderr_cut_from, r.stderr_cut_to, r.complete, ",
     )
     .sql(dialect::NOW)
     .sql(" FROM ")
@@ -84,7 +84,8 @@ fn update(array: String) -> Statement {
          stdout_cut_to = COALESCE(r.stdout_cut_to, execution.stdout_cut_to), \
          stderr_length = COALESCE(r.stderr_length, execution.stderr_length), \
          stderr_cut_from = COALESCE(r.stderr_cut_from, execution.stderr_cut_from), \
-         stderr_cut_to = COALESCE(r.stderr_cut_to, execution.stderr_cut_to) \
+         stderr_cut_to = COALESCE(r.stderr_cut_to, execution.stderr_cut_to), \
+         complete = execution.complete OR r.complete \
          FROM ",
     )
     .rows::<AttemptRow>(array)
