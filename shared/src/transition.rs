@@ -438,8 +438,12 @@ fn attempt_event(
 /// An event that does not move its attempt forward: normally a repetition.
 fn late(attempt: AttemptState, next: AttemptState) -> Decision {
     match (attempt, next) {
-        // It was declared lost and has come back with its end: that belongs in its history, its task has gone on.
-        (AttemptState::Lost, AttemptState::Succeeded | AttemptState::Failed) => Decision::Stale {
+        // It was declared lost and its worker has the last word after all (a heartbeat may overtake it): that belongs in
+        // its history, its task has gone on.
+        (
+            AttemptState::Lost,
+            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Released,
+        ) => Decision::Stale {
             attempt: Some(next),
             effects: Vec::new(),
         },

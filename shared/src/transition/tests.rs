@@ -331,6 +331,30 @@ fn effects_that_others_rely_on() {
     );
 }
 
+#[test]
+fn the_worker_has_the_last_word_about_a_lost_attempt() {
+    let event = |event| Event::Attempt {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        event,
+    };
+    let words = [
+        (AttemptEvent::Succeeded, AttemptState::Succeeded),
+        (AttemptEvent::Failed, AttemptState::Failed),
+        (AttemptEvent::Released, AttemptState::Released),
+    ];
+    for (word, state) in words {
+        let after_lost = transition(TaskState::Pending, 1, AttemptState::Lost, event(word));
+        let expected = Decision::Stale {
+            attempt: Some(state),
+            effects: vec![],
+        };
+        assert_eq!(after_lost, expected);
+        let lost_after = transition(TaskState::Pending, 1, state, event(AttemptEvent::Lost));
+        assert_eq!(lost_after, Decision::Duplicate);
+    }
+}
+
 /// What one worker can say about one attempt: a way through its life, each event at least once.
 fn histories() -> impl Strategy<Value = Vec<AttemptEvent>> {
     use AttemptEvent::{Accepted, Exited, Failed, Released, Started, Succeeded};
