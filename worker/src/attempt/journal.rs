@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use scitq_shared::definition::TaskDefinition;
@@ -26,6 +25,8 @@ pub(crate) enum Step<'a> {
         /// What is run.
         definition: std::borrow::Cow<'a, TaskDefinition>,
     },
+    /// What it needs is there, and in the next moment it is executed: from here on it counts as run.
+    Starting,
     /// Its process runs.
     Process(ProcessIdentity),
     /// It is over.
@@ -47,24 +48,22 @@ pub(crate) struct ProcessIdentity {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Journal {
     pub(crate) report: AttemptReport,
+    pub(crate) starting: bool,
     pub(crate) process: Option<ProcessIdentity>,
     pub(crate) end: Option<AttemptEnd>,
 }
 
+/// Name of the journal's file.
+pub(crate) const FILE: &str = "journal.jsonl";
+
 /// The journal's file in an attempt's directory.
 pub(crate) fn file(directory: &Path) -> PathBuf {
-    directory.join("journal.jsonl")
+    directory.join(FILE)
 }
 
-/// Begins a journal; the file stays open for the next step.
-pub(crate) fn create(directory: &Path, first: &Step<'_>) -> io::Result<File> {
-    let mut file = File::options()
-        .create_new(true)
-        .append(true)
-        .mode(0o600)
-        .open(file(directory))?;
-    write(&mut file, first)?;
-    Ok(file)
+/// Opens a journal to add to it. The file is there, empty, from the beginning.
+pub(crate) fn open(directory: &Path) -> io::Result<File> {
+    File::options().append(true).open(file(directory))
 }
 
 /// Adds a step in one write.
@@ -76,8 +75,7 @@ pub(crate) fn write(file: &mut File, step: &Step<'_>) -> io::Result<()> {
 
 /// Adds a step to a journal that is closed.
 pub(crate) fn append(directory: &Path, step: &Step<'_>) -> io::Result<()> {
-    let mut file = File::options().append(true).open(file(directory))?;
-    write(&mut file, step)
+    write(&mut open(directory)?, step)
 }
 
 /// Reads a journal. None when its first line is torn or missing: then nothing can be said about the attempt.
@@ -95,10 +93,12 @@ pub(crate) fn read(directory: &Path) -> io::Result<Option<Journal>> {
             (Step::Accepted { report, .. }, _) => {
                 journal = Some(Journal {
                     report: report.into_owned(),
+                    starting: false,
                     process: None,
                     end: None,
                 });
             }
+            (Step::Starting, Some(journal)) => journal.starting = true,
             (Step::Process(process), Some(journal)) => journal.process = Some(process),
             (Step::Ended(end), Some(journal)) => journal.end = Some(end),
             (_, None) => return Ok(None),

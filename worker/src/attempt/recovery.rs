@@ -1,8 +1,8 @@
 //! What an agent makes of the attempts that it finds when it starts.
 //!
 //! - over: its end is reported again, its output sent again; the server knows what it has already.
-//! - not claimed: nothing ran, it is given back.
-//! - claimed without an end: the processes that are left of it are killed, and it is reported as failed by the restart,
+//! - not starting: nothing ran, it is given back.
+//! - without an end otherwise: the processes that are left of it are killed, and it is reported as failed by the restart,
 //!   with the output that it wrote. (Adopting them instead comes later.)
 
 use std::fs;
@@ -53,12 +53,7 @@ pub(crate) fn recover(attempts: &Path, boot_id: &str) -> Result<Vec<Recovered>, 
                 report,
                 end: Some(end),
             }),
-            Some(journal)
-                if journal.process.is_some()
-                    || directory::stream_file(&path, Stream::Stdout).exists() =>
-            {
-                interrupted.push((path, journal));
-            }
+            Some(journal) if journal.starting => interrupted.push((path, journal)),
             Some(Journal { report, .. }) => recovered.push(Recovered { report, end: None }),
         }
     }
@@ -108,16 +103,19 @@ mod tests {
     use scitq_shared::names::BatchName;
     use scitq_shared::protocol::AttemptReport;
 
+    use super::super::directory::AttemptDirectories;
     use super::super::journal::ProcessIdentity;
     use super::*;
     use crate::machine::boot_id;
     use crate::runner::start_ticks;
 
-    /// An attempt's directory with this much of a journal, and a claim.
-    fn make(attempts: &Path, steps: &[Step<'_>], torn: &str, claimed: bool) -> AttemptId {
+    /// An attempt's directory with this much of a journal.
+    fn make(attempts: &Path, steps: &[Step<'_>], torn: &str) -> AttemptId {
         let attempt = AttemptId::generate();
-        let path = directory::of(attempts, attempt);
-        fs::create_dir(&path).unwrap();
+        let path = AttemptDirectories::open(attempts)
+            .unwrap()
+            .make(attempt)
+            .unwrap();
         let report = AttemptReport {
             attempt,
             dispatch: DispatchId::generate(),
@@ -141,14 +139,12 @@ mod tests {
             report: std::borrow::Cow::Owned(report),
             definition: std::borrow::Cow::Owned(definition),
         };
-        let mut file = journal::create(&path, &first).unwrap();
-        for step in steps {
+        let mut file = journal::open(&path).unwrap();
+        for step in [&first].into_iter().chain(steps) {
             journal::write(&mut file, step).unwrap();
         }
         std::io::Write::write_all(&mut file, torn.as_bytes()).unwrap();
-        if claimed {
-            fs::write(directory::stream_file(&path, Stream::Stdout), "12345").unwrap();
-        }
+        fs::write(directory::stream_file(&path, Stream::Stdout), "12345").unwrap();
         attempt
     }
 
@@ -178,9 +174,9 @@ mod tests {
             outcome: Outcome::Succeeded,
             ..interrupted_end(attempts)
         };
-        let over = make(attempts, &[Step::Ended(end.clone())], "", true);
-        let unstarted = make(attempts, &[], "{\"step\":\"proc", false);
-        let claimed = make(attempts, &[], "", true);
+        let over = make(attempts, &[Step::Starting, Step::Ended(end.clone())], "");
+        let unstarted = make(attempts, &[], "{\"step\":\"star");
+        let starting = make(attempts, &[Step::Starting], "{\"step\":\"proc");
         fs::create_dir(attempts.join(AttemptId::generate().to_string())).unwrap();
         fs::create_dir(attempts.join("of someone else")).unwrap();
         let torn = directory::of(attempts, AttemptId::generate());
@@ -201,7 +197,7 @@ mod tests {
             else {
                 panic!("{ends:?}");
             };
-            assert_eq!((*first, *second, *third), (over, unstarted, claimed));
+            assert_eq!((*first, *second, *third), (over, unstarted, starting));
             assert_eq!(*first_end, end);
             assert!(matches!(
                 third_end.outcome,
@@ -237,7 +233,11 @@ mod tests {
             ..other_boot
         };
         for process in [same, later, other_boot] {
-            make(attempts.path(), &[Step::Process(process)], "", true);
+            make(
+                attempts.path(),
+                &[Step::Starting, Step::Process(process)],
+                "",
+            );
         }
         recover(attempts.path(), &boot_id()).unwrap();
         assert!(!children[0].wait().unwrap().success());
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn what_left_the_group_is_known_by_its_environment() {
         let attempts = tempfile::tempdir().unwrap();
-        let attempt = make(attempts.path(), &[], "", true);
+        let attempt = make(attempts.path(), &[Step::Starting], "");
         let mut child = sleep(Some(attempt));
         recover(attempts.path(), &boot_id()).unwrap();
         assert!(!child.wait().unwrap().success());

@@ -84,10 +84,12 @@ async fn see_through(
         stderr_bytes,
     };
     record(&directory, attempt, &end);
+    // What left its group and lives on may still work in the directory.
+    let reusable = same_user && site.attempts.is_quiet(attempt);
     let keeper = Arc::clone(site);
     // Beside: a large tree takes long to remove, and the slot is free already.
     site.removals.spawn_blocking(move || {
-        if same_user {
+        if reusable {
             keeper.work.give_back(&work_directory);
         } else {
             WorkDirectories::remove(&work_directory);

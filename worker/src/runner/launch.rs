@@ -38,7 +38,18 @@ pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, Sta
         .work
         .take(attempt)
         .map_err(|error| fault("make the work directory", &site.work.path(attempt), &error))?;
-    let started = start(site, execution, &directory, &work, &words, switch.as_ref());
+    let place = Place {
+        directory: &directory,
+        work: &work,
+    };
+    let started = start(
+        site,
+        execution,
+        &place,
+        &words,
+        switch.as_ref(),
+        &mut journal,
+    );
     let process = match started {
         Ok(process) => process,
         Err(failure) => {
@@ -70,18 +81,26 @@ fn begin(site: &Site, execution: &Execution) -> io::Result<(PathBuf, File)> {
         report: std::borrow::Cow::Borrowed(&execution.report),
         definition: std::borrow::Cow::Borrowed(&execution.message.definition),
     };
-    let journal = journal::create(&directory, &step)?;
+    let mut journal = journal::open(&directory)?;
+    journal::write(&mut journal, &step)?;
     Ok((directory, journal))
+}
+
+/// The two directories of an attempt.
+struct Place<'a> {
+    directory: &'a Path,
+    work: &'a Path,
 }
 
 fn start(
     site: &Site,
     execution: &Execution,
-    directory: &Path,
-    work: &Path,
+    place: &Place<'_>,
     words: &[std::ffi::OsString],
     switch: Option<&Switch>,
+    journal: &mut File,
 ) -> Result<Process, StartFailure> {
+    let Place { directory, work } = *place;
     let program = words
         .first()
         .map_or_else(Default::default, std::ffi::OsString::as_os_str);
@@ -108,13 +127,14 @@ fn start(
         stdout: &stdout,
         stderr: &stderr,
     };
+    if let Some(switch) = switch {
+        give_to(switch, place).map_err(|error| fault("give to the task's user", work, &error))?;
+    }
+    journal::write(journal, &Step::Starting)
+        .map_err(|error| fault("keep the attempt in", directory, &error))?;
     let spawned = match switch {
         None => spawn(&program),
-        Some(switch) => {
-            give_to(work, switch)
-                .map_err(|error| fault("give to the task's user", work, &error))?;
-            spawn_as(&program, switch)
-        }
+        Some(switch) => spawn_as(&program, switch),
     };
     let pid = spawned.map_err(|error| not_started(&file, &error))?;
     Process::watch(pid).map_err(|error| {
@@ -125,12 +145,17 @@ fn start(
     })
 }
 
-fn give_to(work: &Path, switch: &Switch) -> io::Result<()> {
+/// The work directory, and the files of the output: `/dev/stdout` is opened anew by those who write to it.
+fn give_to(switch: &Switch, place: &Place<'_>) -> io::Result<()> {
     let give = |path: &Path| std::os::unix::fs::chown(path, Some(switch.uid), Some(switch.gid));
-    give(work)?;
-    work_directory::INNER
-        .iter()
-        .try_for_each(|inner| give(&work.join(inner)))
+    give(place.work)?;
+    for inner in work_directory::INNER {
+        give(&place.work.join(inner))?;
+    }
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        give(&directory::stream_file(place.directory, stream))?;
+    }
+    Ok(())
 }
 
 fn fault(what: &str, path: &Path, error: &io::Error) -> StartFailure {

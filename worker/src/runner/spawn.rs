@@ -23,7 +23,7 @@ pub(crate) struct Program<'a> {
     pub(crate) words: &'a [std::ffi::OsString],
     pub(crate) environment: &'a [(&'static str, std::ffi::OsString)],
     pub(crate) work_directory: &'a Path,
-    /// Created exclusively right before the execution: its existence claims the attempt.
+    /// Both are there and empty.
     pub(crate) stdout: &'a Path,
     pub(crate) stderr: &'a Path,
 }
@@ -44,7 +44,7 @@ pub(crate) fn spawn(program: &Program<'_>) -> io::Result<i32> {
 
     let attributes = Attributes::new()?;
     let mut actions = Actions::new()?;
-    let capture = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_APPEND;
+    let capture = libc::O_WRONLY | libc::O_APPEND;
     actions.open(0, c"/dev/null", libc::O_RDONLY)?;
     actions.open(2, &stderr, capture)?;
     actions.change_directory(&work_directory)?;
@@ -82,9 +82,7 @@ pub(crate) fn spawn(program: &Program<'_>) -> io::Result<i32> {
 
 /// Executes it as another user; see [`spawn`].
 pub(crate) fn spawn_as(program: &Program<'_>, switch: &Switch) -> io::Result<i32> {
-    let capture = |path: &Path| -> io::Result<File> {
-        File::options().create_new(true).append(true).open(path)
-    };
+    let capture = |path: &Path| File::options().append(true).open(path);
     let (first, rest) = program
         .words
         .split_first()
@@ -215,7 +213,6 @@ impl Actions {
     }
 
     fn open(&mut self, descriptor: libc::c_int, path: &CStr, flags: libc::c_int) -> io::Result<()> {
-        let mode: libc::mode_t = 0o600;
         // SAFETY: the actions are initialised and keep a copy of the path.
         check(unsafe {
             libc::posix_spawn_file_actions_addopen(
@@ -223,7 +220,7 @@ impl Actions {
                 descriptor,
                 path.as_ptr(),
                 flags,
-                mode,
+                0,
             )
         })
     }

@@ -368,7 +368,7 @@ async fn user_and_group_are_taken_where_the_worker_is_root() {
         uid: Some(65_534),
         gid: Some(65_533),
         ..script(
-            "id -u; id -g; id -G; touch $OUTPUT/x . && echo $HOME; cut -d' ' -f1,6 /proc/$$/stat; for f in /proc/$$/fd/*; do test -e $f && open=\"$open ${f##*/}\"; done; echo $open",
+            "id -u; id -g; id -G; touch $OUTPUT/x . && echo $HOME >> /dev/stdout; cut -d' ' -f1,6 /proc/$$/stat; for f in /proc/$$/fd/*; do test -e $f && open=\"$open ${f##*/}\"; done; echo $open",
         )
     };
     let (report, stdout, stderr) = site.server.run(task).await;
@@ -401,4 +401,21 @@ async fn user_and_group_are_taken_where_the_worker_is_root() {
             "{detail}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_outlives_its_task_writes_into_no_other_tasks_output() {
+    let site = Site::start(1, 0).await;
+    // It leaves the process group, and so the reach of the worker; its output stays open.
+    let (first, _, _) = site.server.run(script("setsid sh -c 'echo $$ > ../pid; while ! test -e ../stop; do echo late; sleep 0.01; done' & while ! test -s ../pid; do sleep 0.01; done")).await;
+    assert_eq!(first.outcome, Some(Outcome::Succeeded));
+    for _ in 0..5 {
+        let (_, stdout, stderr) = site.server.run(script("sleep 0.1; echo mine; ls")).await;
+        assert_eq!(
+            String::from_utf8(stdout).unwrap(),
+            "mine\ninput\noutput\nresource\ntemp\n"
+        );
+        assert!(stderr.is_empty());
+    }
+    std::fs::write(site.work().join("stop"), "").unwrap();
 }
