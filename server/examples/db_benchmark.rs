@@ -3,6 +3,10 @@
 //!
 //! `cargo run --release -p scitq-server --example db_benchmark [TASKS [URL…]]`
 #![expect(clippy::print_stdout, reason = "a benchmark says what it measured")]
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "figures for people, far below 2^52"
+)]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -25,10 +25,10 @@ struct Arguments {
     /// Address and port of the REST interface [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
-    /// Broker, amqp://user:password@host:port/vhost; better given in a file or by SCITQ_BROKER_URL, where no process list shows it
+    /// Broker, `amqp://user:password@host:port/vhost`; better given in a file or by `SCITQ_BROKER_URL`, where no process list shows it
     #[arg(long, value_name = "URL")]
     broker_url: Option<String>,
-    /// Database, postgres://user:password@host/database or sqlite:FILE; better given in a file or by SCITQ_DATABASE_URL
+    /// Database, `postgres://user:password@host/database` or `sqlite:FILE`; better given in a file or by `SCITQ_DATABASE_URL`
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
     /// What is logged: error, warn, info, debug or trace [default: info]

@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_DOCS=1 cargo test -p scitq-shared --test protocol_document` writes the document anew.
 
+#![expect(clippy::unwrap_used, reason = "a test: what fails is shown")]
+
 use std::fmt::Write as _;
 
 use schemars::{JsonSchema, schema_for};

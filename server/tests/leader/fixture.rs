@@ -1,3 +1,9 @@
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests: what fails is shown"
+)]
+
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::time::Duration;
@@ -9,7 +15,7 @@ use scitq_broker::{
 use scitq_server::{ServerHandle, ServerOptions};
 use scitq_shared::execution::{Exit, Outcome};
 use scitq_shared::ids::{AttemptId, Epoch, IncarnationId};
-use scitq_shared::names::WorkerName;
+use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::{Chunk, Encoding, Stream, StreamEnd};
 use scitq_shared::protocol::{
     AttemptPhase, AttemptReport, ControlCommand, ControlMessage, Heartbeat, Hello, InventoryItem,
@@ -21,7 +27,7 @@ use scitq_shared::worker::DesiredState;
 use serde_json::Value;
 
 /// How long anything may take that must happen.
-const EVENTUALLY: Duration = Duration::from_secs(60);
+const EVENTUALLY: Duration = Duration::from_mins(1);
 
 async fn eventually<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(EVENTUALLY, work)
@@ -148,7 +154,7 @@ impl PlayedWorker {
         let name = WorkerName::new(name).unwrap();
         let initial = DesiredState {
             version: 0,
-            batch: Default::default(),
+            batch: BatchName::default(),
             concurrency,
             prefetch: 0,
             paused: false,

@@ -1,5 +1,7 @@
 //! The server as its workers see it: each test plays a worker over the in-process broker, with a SQLite database.
 
+#![expect(clippy::unwrap_used, reason = "a test: what fails is shown")]
+
 mod fixture;
 
 use fixture::{Fixture, PlayedWorker};
