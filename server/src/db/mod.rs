@@ -30,6 +30,7 @@ mod task_state;
 mod value;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use address::Address;
@@ -62,18 +63,18 @@ const PING_LIMIT: Duration = Duration::from_secs(5);
 
 /// The database, shared: clones use the same connections.
 ///
-/// Each call runs as a task of its own on the runtime that connected. So a call that is dropped (a client that hangs up,
-/// a timeout) is still carried to its end, and no connection is left in the middle of a transaction.
+/// Each call runs as a task of its own: on the runtime that connected, or for SQLite, whose statements block, on threads
+/// of its own. So a call that is dropped (a client that hangs up, a timeout) is still carried to its end, and no
+/// connection is left in the middle of a transaction.
 #[derive(Clone)]
 pub struct Database {
     backend: Backend,
-    runtime: Handle,
 }
 
 #[derive(Clone)]
 enum Backend {
-    Postgres(postgres::Pool),
-    Sqlite(sqlite::Pool),
+    Postgres(postgres::Pool, Handle),
+    Sqlite(sqlite::Pool, Arc<sqlite::Threads>),
 }
 
 impl fmt::Debug for Database {
@@ -86,13 +87,13 @@ impl fmt::Debug for Database {
 macro_rules! call {
     ($database:expr, $query:ident($($argument:expr),*)) => {
         match &$database.backend {
-            Backend::Postgres(pool) => {
+            Backend::Postgres(pool, runtime) => {
                 let pool = pool.clone();
-                run(&$database.runtime, async move { postgres::queries::$query(&pool, $($argument),*).await }).await
+                run(runtime, async move { postgres::queries::$query(&pool, $($argument),*).await }).await
             }
-            Backend::Sqlite(pool) => {
+            Backend::Sqlite(pool, threads) => {
                 let pool = pool.clone();
-                run(&$database.runtime, async move { sqlite::queries::$query(&pool, $($argument),*).await }).await
+                run(&threads.handle(), async move { sqlite::queries::$query(&pool, $($argument),*).await }).await
             }
         }
     };
@@ -131,23 +132,31 @@ impl Database {
     ///
     /// `url` is `postgres://…`, `postgresql://…` or `sqlite:PATH`; `pool_size` is the most connections kept.
     pub async fn connect(url: &SecretUrl, pool_size: usize) -> Result<Self, DbError> {
-        let runtime = Handle::current();
-        let backend = match address::parse(url)? {
+        let address = url.masked();
+        match address::parse(url)? {
             Address::Postgres(text) => {
-                Backend::Postgres(postgres::Pool::connect(&text, url.masked(), pool_size).await?)
+                let pool = postgres::Pool::connect(&text, address, pool_size).await?;
+                Ok(Self {
+                    backend: Backend::Postgres(pool, Handle::current()),
+                })
             }
             Address::Sqlite(path) => {
-                Backend::Sqlite(sqlite::Pool::connect(&path, url.masked(), pool_size).await?)
+                let readers = pool_size.clamp(1, sqlite::MAX_READERS);
+                let threads = sqlite::Threads::start(readers + 1, &address)?;
+                let connect = async move { sqlite::Pool::connect(&path, address, readers) };
+                let pool = run(&threads.handle(), connect).await?;
+                Ok(Self {
+                    backend: Backend::Sqlite(pool, Arc::new(threads)),
+                })
             }
-        };
-        Ok(Self { backend, runtime })
+        }
     }
 
     /// Where the database is, password masked.
     pub fn address(&self) -> String {
         match &self.backend {
-            Backend::Postgres(pool) => pool.address().to_owned(),
-            Backend::Sqlite(pool) => pool.address().to_owned(),
+            Backend::Postgres(pool, _) => pool.address().to_owned(),
+            Backend::Sqlite(pool, _) => pool.address().to_owned(),
         }
     }
 
@@ -296,15 +305,15 @@ impl Database {
         let (decider, mut questions) = Decider::new();
         let needs = needs.clone();
         let mut running = match &self.backend {
-            Backend::Postgres(pool) => {
+            Backend::Postgres(pool, runtime) => {
                 let pool = pool.clone();
-                self.runtime.spawn(async move {
+                runtime.spawn(async move {
                     postgres::queries::project(&pool, epoch, &needs, &chunks, &decider).await
                 })
             }
-            Backend::Sqlite(pool) => {
+            Backend::Sqlite(pool, threads) => {
                 let pool = pool.clone();
-                self.runtime.spawn(async move {
+                threads.handle().spawn(async move {
                     sqlite::queries::project(&pool, epoch, &needs, &chunks, &decider).await
                 })
             }

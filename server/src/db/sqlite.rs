@@ -11,12 +11,13 @@ mod pool;
 #[path = "queries/mod.rs"]
 pub(super) mod queries;
 
-pub(super) use pool::Pool;
+pub(super) use blocking::Threads;
+pub(super) use pool::{MAX_READERS, Pool};
 
-/// A connection; its statements run on threads where they may block.
+/// A connection; its statements block, on threads of their own.
 pub(super) type Conn = diesel_async::sync_connection_wrapper::SyncConnectionWrapper<
     diesel::SqliteConnection,
-    blocking::Blocking,
+    blocking::Inline,
 >;
 /// Diesel's backend.
 pub(super) type Backend = diesel::sqlite::Sqlite;

@@ -57,6 +57,6 @@ contract! {
     listing: filters, pages_neither_repeat_nor_hide, many_statuses_at_once, executions_by_filter, progress;
     workers: greeting, silence_and_return, changes, capacity, inventories;
     counters: random_walk, repair;
-    schema: newer_schema_is_refused, servers_start_at_once, dropped_calls_leave_nothing_open, concurrent_writers,
+    schema: newer_schema_is_refused, servers_start_at_once, dropped_calls_leave_nothing_open, a_dropped_database_leaves_nothing_open, concurrent_writers,
         ping_and_address;
 }

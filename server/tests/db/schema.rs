@@ -108,6 +108,22 @@ pub async fn dropped_calls_leave_nothing_open(fixture: &Fixture) {
     fixture.check().await;
 }
 
+/// A program that ends in the middle of calls leaves whole transactions or none.
+pub async fn a_dropped_database_leaves_nothing_open(fixture: &Fixture) {
+    for micros in (0..2_000).step_by(100) {
+        let db = crate::fixture::connect(&fixture.url).await;
+        let limit = Duration::from_micros(micros);
+        let _ = tokio::time::timeout(limit, db.submit(vec![task("true"); 500])).await;
+        drop(db);
+    }
+    soon(fixture.db.submit(vec![task("true"); 500]))
+        .await
+        .unwrap();
+    let batch = fixture.db.batch("Default").await.unwrap().unwrap();
+    assert_eq!(batch.total % 500, 0);
+    fixture.check().await;
+}
+
 pub async fn concurrent_writers(fixture: &Fixture) {
     let epoch = fixture.lead().await;
     let writers: Vec<_> = (0..8)

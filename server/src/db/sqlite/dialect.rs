@@ -14,7 +14,8 @@ pub(in crate::db) const NOW: &str = "strftime('%Y-%m-%d %H:%M:%f', 'now')";
 /// Nothing to lock.
 pub(in crate::db) const LOCK_REPAIR: Option<&str> = None;
 
-/// The FROM item named `r` that unfolds a parameter of JSON text: what stands before and behind the parameter.
+/// The FROM item named `r` that unfolds a parameter of JSON text: what stands before and behind the parameter. With
+/// `json_each` each column would be read from the row's text anew, which takes four times as long.
 pub(in crate::db) fn unfold<R: BulkRow>() -> (String, &'static str) {
     let columns: Vec<String> = R::COLUMNS
         .iter()
@@ -25,7 +26,7 @@ pub(in crate::db) fn unfold<R: BulkRow>() -> (String, &'static str) {
         })
         .collect();
     (
-        format!("(SELECT {} FROM json_each(", columns.join(", ")),
+        format!("(SELECT {} FROM jsonb_each(", columns.join(", ")),
         ")) AS r",
     )
 }

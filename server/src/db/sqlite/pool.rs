@@ -11,8 +11,8 @@ use super::{Conn, migrate};
 use crate::db::DbError;
 use crate::db::connections::check_out;
 
-/// Most connections for reading: they are threads, and the file is on one disk.
-const MAX_READERS: usize = 4;
+/// Most connections for reading. Each keeps a thread busy while it reads, and the file is on one disk.
+pub(in crate::db) const MAX_READERS: usize = 3;
 
 /// Every connection: wait for other programs' locks, and ask the disk at every commit. WAL lets readers go on while one
 /// writes. 8 MiB of cache each.
@@ -29,22 +29,13 @@ pub(in crate::db) struct Pool {
 
 impl Pool {
     /// Opens the file, creating it when it is not there, and brings the schema up to date. Keeps at most `size`
-    /// connections for reading.
-    pub(in crate::db) async fn connect(
+    /// connections for reading. Blocks: called on the [`super::Threads`] that calls run on.
+    pub(in crate::db) fn connect(
         path: &str,
         address: String,
         size: usize,
     ) -> Result<Self, DbError> {
-        let (file, name) = (path.to_owned(), address.clone());
-        match tokio::task::spawn_blocking(move || prepare(&file, &name)).await {
-            Ok(outcome) => outcome?,
-            Err(error) => {
-                return Err(DbError::Migration {
-                    address,
-                    reason: error.to_string(),
-                });
-            }
-        }
+        prepare(path, &address)?;
         let writer = pool(path, &address, 1, "")?;
         let readers = pool(
             path,
