@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-const MOST: usize = 64;
+/// As many as may wait together for the server to apply them, roughly: what is beyond is made and removed.
+const MOST: usize = 1024;
 
 /// Empty directories in one directory, to be renamed to what is needed.
 #[derive(Debug)]
