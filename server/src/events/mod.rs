@@ -1,7 +1,7 @@
 //! What workers report, applied to the database in batches (D9).
 //!
-//! [`project`] decides in memory what a batch of reports changes, [`inventory`] what a worker's list of attempts says,
-//! [`consume`] reads the queues, has the database store the decisions in one transaction, and acks after the commit.
+//! `project` decides in memory what a batch of reports changes, `inventory` what a worker's list of attempts says,
+//! `consume` reads the queues, has the database store the decisions in one transaction, and acks after the commit.
 
 mod consume;
 mod heartbeat;

@@ -255,7 +255,7 @@ impl PlayedWorker {
     }
 
     /// A new attempt of a dispatch.
-    pub fn accept(&self, task: &TaskMessage) -> AttemptReport {
+    pub fn accept(task: &TaskMessage) -> AttemptReport {
         AttemptReport {
             attempt: AttemptId::generate(),
             dispatch: task.dispatch,

@@ -26,7 +26,7 @@ async fn a_task_goes_in_and_its_history_comes_out() {
 
     let (task, delivery) = worker.delivery().await;
     assert_eq!(task.definition.command, "echo hi");
-    let attempt = worker.accept(&task);
+    let attempt = PlayedWorker::accept(&task);
     worker.started(&attempt).await;
     worker.output(&attempt, Stream::Stdout, 0, b"hi\n").await;
     worker.ended(&attempt, Exit::Code(0), 3, 0).await;
@@ -74,7 +74,7 @@ async fn the_window_is_bounded_and_refilled() {
     for _ in 0..100 {
         let (task, delivery) = worker.delivery().await;
         assert!(seen.insert(task.dispatch), "a dispatch came twice");
-        let attempt = worker.accept(&task);
+        let attempt = PlayedWorker::accept(&task);
         worker.started(&attempt).await;
         worker.ended(&attempt, Exit::Code(0), 0, 0).await;
         worker.ack(&delivery).await;
@@ -148,7 +148,7 @@ async fn a_released_attempt_is_kept_and_its_task_dispatched_anew() {
         .post("/api/v1/tasks", &json!({"command": "true"}))
         .await;
     let (task, delivery) = worker.delivery().await;
-    let report = worker.accept(&task);
+    let report = PlayedWorker::accept(&task);
     worker.say(WorkerEvent::Accepted(report.clone())).await;
     worker
         .say(WorkerEvent::Released {
@@ -178,7 +178,7 @@ async fn an_attempt_that_its_worker_does_not_know_is_lost_at_once() {
         .await;
     let (first, one) = worker.delivery().await;
     let (second, other) = worker.delivery().await;
-    let (forgotten, known) = (worker.accept(&first), worker.accept(&second));
+    let (forgotten, known) = (PlayedWorker::accept(&first), PlayedWorker::accept(&second));
     worker.started(&forgotten).await;
     worker.started(&known).await;
     worker.ack(&one).await;
@@ -232,7 +232,7 @@ async fn what_cannot_be_read_is_set_aside_with_the_reason() {
         .post("/api/v1/tasks", &json!({"command": "true"}))
         .await;
     let (task, delivery) = worker.delivery().await;
-    let attempt = worker.accept(&task);
+    let attempt = PlayedWorker::accept(&task);
     worker.started(&attempt).await;
     worker.damaged_output(&attempt).await;
     worker.output(&attempt, Stream::Stdout, 0, b"good").await;
