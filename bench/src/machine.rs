@@ -16,6 +16,8 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Release of the kernel.
     pub kernel: String,
+    /// File system of the temporary directory, where everything is kept.
+    pub file_system: String,
     /// Commit of the sources, where git knows it; ends in `+` when files are changed.
     pub commit: Option<String>,
     /// True if this program was built for debugging; the measured ones then probably were too.
@@ -36,6 +38,7 @@ impl Machine {
             processor: processor.unwrap_or_else(|| "unknown".to_owned()),
             memory_bytes: kibibytes.unwrap_or(0) * 1024,
             kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
+            file_system: crate::file_system::describe(&std::env::temp_dir()),
             commit: commit(),
             debug_build: cfg!(debug_assertions),
         }

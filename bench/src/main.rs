@@ -4,6 +4,7 @@
 mod api;
 mod configuration;
 mod figure;
+mod file_system;
 mod floors;
 mod machine;
 mod measure;

@@ -17,11 +17,12 @@ const DISTURBED: f64 = 0.1;
 pub fn summary(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
-        "\nscitq on {} cores of {}, Linux {}, {:.0} GiB; worker: concurrency {}, prefetch {}; {} queues{}\n\n",
+        "\nscitq on {} cores of {}, Linux {}, {:.0} GiB, files on {}; worker: concurrency {}, prefetch {}; {} queues{}\n\n",
         machine.cores,
         machine.processor,
         machine.kernel,
         mebibytes(machine.memory_bytes) / 1024.0,
+        machine.file_system,
         report.concurrency,
         report.prefetch,
         report.queue_type,
