@@ -99,16 +99,18 @@ macro_rules! call {
     };
 }
 
-/// Runs a call to its end, whether or not its caller waits for it.
-async fn run<T, E>(
+/// Runs a call to its end, whether or not its caller waits for it. What the caller holds meanwhile is small: the call
+/// itself is moved into its task before anything is awaited.
+fn run<T, E>(
     runtime: &Handle,
     call: impl Future<Output = Result<T, E>> + Send + 'static,
-) -> Result<T, E>
+) -> impl Future<Output = Result<T, E>> + Send
 where
     T: Send + 'static,
     E: From<DbError> + Send + 'static,
 {
-    finished(runtime.spawn(call).await)
+    let running = runtime.spawn(call);
+    async move { finished(running.await) }
 }
 
 /// The outcome of a call that ran as a task; a panic in it goes on in the caller.

@@ -371,7 +371,7 @@ pub async fn executions_by_filter(fixture: &Fixture) {
 
 pub async fn progress(fixture: &Fixture) {
     let epoch = fixture.lead().await;
-    let id = fixture.submit(&["true"; 12_000]).await;
+    let id = fixture.submit(&vec!["true"; 12_000]).await;
     let claim = fixture.claim(epoch, 2).await;
     apply(
         &fixture.db,

@@ -45,7 +45,7 @@ async fn read(fixture: &Fixture, attempt: AttemptId, stream: Stream) -> Vec<(u64
             offset = stored.offset + bytes.len() as u64;
             match parts.last_mut() {
                 Some((start, part)) if *start + part.len() as u64 == stored.offset => {
-                    part.extend(bytes)
+                    part.extend(bytes);
                 }
                 _ => parts.push((stored.offset, bytes)),
             }

@@ -154,7 +154,7 @@ pub async fn silence_and_return(fixture: &Fixture) {
     assert_eq!(
         fixture
             .db
-            .set_offline(epoch, Duration::from_secs(3600))
+            .set_offline(epoch, Duration::from_hours(1))
             .await
             .unwrap(),
         []
