@@ -59,7 +59,7 @@ impl StreamEnd {
 
     /// Bytes that are kept.
     pub fn kept(self) -> u64 {
-        self.length - self.cut.map_or(0, Cut::length)
+        self.length.saturating_sub(self.cut.map_or(0, Cut::length))
     }
 }
 
