@@ -10,8 +10,8 @@ mod task_message;
 
 pub use control::{ControlCommand, ControlMessage};
 pub use event::{
-    AttemptPhase, AttemptReport, Heartbeat, Hello, InventoryItem, OutputMessage, ReleaseReason,
-    WorkerEvent, WorkerMessage,
+    AttemptPhase, AttemptReport, Heartbeat, Hello, InventoryItem, Marker, OutputMessage,
+    ReleaseReason, WorkerEvent, WorkerMessage,
 };
 pub use task_message::TaskMessage;
 

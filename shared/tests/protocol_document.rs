@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use schemars::{JsonSchema, schema_for};
 use scitq_shared::protocol::{
-    ControlMessage, Heartbeat, OutputMessage, TaskMessage, WorkerMessage,
+    ControlMessage, Heartbeat, Marker, OutputMessage, TaskMessage, WorkerMessage,
 };
 
 const BEGIN: &str = "<!-- schemas: made from the types, do not edit -->\n";
@@ -25,6 +25,7 @@ fn schemas() -> String {
     schema::<OutputMessage>(&mut text, "OutputMessage");
     schema::<Heartbeat>(&mut text, "Heartbeat");
     schema::<ControlMessage>(&mut text, "ControlMessage");
+    schema::<Marker>(&mut text, "Marker");
     text
 }
 

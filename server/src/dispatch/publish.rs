@@ -38,6 +38,18 @@ pub enum DispatchInput {
     },
     /// Workers came, went or changed.
     WorkersChanged,
+    /// A worker has none of these dispatches, and will not start any of them (D4).
+    Absent {
+        /// The worker.
+        worker: WorkerName,
+        /// The dispatches.
+        dispatches: Vec<DispatchId>,
+    },
+    /// Everything that was in the state queue before this marker has been applied.
+    MarkerRead {
+        /// Which marker.
+        marker: uuid::Uuid,
+    },
 }
 
 /// How long the window of a batch is left alone after a withdrawal.
@@ -167,6 +179,7 @@ impl Dispatcher {
                     greeted.push((worker, desired));
                 }
                 DispatchInput::WorkersChanged => reload = true,
+                DispatchInput::Absent { .. } | DispatchInput::MarkerRead { .. } => {}
             }
             next = self.inputs.try_recv().ok();
         }

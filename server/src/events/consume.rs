@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inventory::{Answer, compare};
 use super::project::{Happening, SideEffects, needs, project};
-use super::read::{dead_letter, next_batch, output_chunk, state_event};
+use super::read::{StateMessage, dead_letter, next_batch, output_chunk, state_message};
 use crate::control::ControlSender;
 use crate::db::{Database, DbError, Loaded, NewChunk, Projected};
 use crate::dispatch::{DispatchInput, DispatchSender};
@@ -117,8 +117,19 @@ impl EventsConsumer {
                 }
             }
             for (index, delivery) in batch.state.iter().enumerate() {
-                let message = match state_event(delivery) {
-                    Ok(message) => message,
+                let message = match state_message(delivery) {
+                    Ok(StateMessage::Worker(message)) => message,
+                    Ok(StateMessage::Marker(marker)) => {
+                        self.store(std::mem::take(&mut items), &batch.state, &batch.output)
+                            .await?;
+                        if marker.epoch == self.epoch {
+                            let marker = marker.marker;
+                            self.dispatcher
+                                .send(DispatchInput::MarkerRead { marker })
+                                .await;
+                        }
+                        continue;
+                    }
                     Err(reason) => {
                         dead_letter(&self.state_channel, delivery, &reason).await?;
                         continue;
@@ -282,6 +293,12 @@ impl EventsConsumer {
                         .await
                 )?;
                 self.dispatcher.send(DispatchInput::WorkersChanged).await;
+            }
+            WorkerEvent::Absent { dispatches } => {
+                let worker = message.worker;
+                self.dispatcher
+                    .send(DispatchInput::Absent { worker, dispatches })
+                    .await;
             }
             _ => {}
         }

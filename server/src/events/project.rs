@@ -53,7 +53,9 @@ impl Happening {
     /// an error for messages that contradict themselves.
     pub fn of(message: &WorkerMessage) -> Result<Option<Self>, String> {
         let (event, report, failure) = match &message.event {
-            WorkerEvent::Hello(_) | WorkerEvent::Goodbye { .. } => return Ok(None),
+            WorkerEvent::Hello(_) | WorkerEvent::Goodbye { .. } | WorkerEvent::Absent { .. } => {
+                return Ok(None);
+            }
             WorkerEvent::Returned { dispatch, task } => {
                 return Ok(Some(Self::Returned {
                     dispatch: *dispatch,

@@ -4,7 +4,7 @@ use scitq_broker::{
     Channel, Consumer, ConsumerEnd, Delivery, Message, Properties, PublishFailure, topology,
 };
 use scitq_shared::output::{Chunk, MAX_CHUNK_BYTES};
-use scitq_shared::protocol::{OutputMessage, ProtocolError, WorkerMessage, decode};
+use scitq_shared::protocol::{Marker, OutputMessage, ProtocolError, WorkerMessage, decode};
 
 use crate::db::NewChunk;
 
@@ -51,9 +51,23 @@ pub(super) async fn next_batch(
     Ok(batch)
 }
 
+/// A message in the queue of state events.
+#[expect(clippy::large_enum_variant, reason = "never kept: taken apart at once")]
+pub(super) enum StateMessage {
+    /// Of a worker.
+    Worker(WorkerMessage),
+    /// Of a leader.
+    Marker(Marker),
+}
+
 /// Reads a state event.
-pub(super) fn state_event(delivery: &Delivery) -> Result<WorkerMessage, String> {
-    decode(&delivery.body).map_err(|error: ProtocolError| error.to_string())
+pub(super) fn state_message(delivery: &Delivery) -> Result<StateMessage, String> {
+    let read = if delivery.routing_key == Marker::ROUTING_KEY {
+        decode(&delivery.body).map(StateMessage::Marker)
+    } else {
+        decode(&delivery.body).map(StateMessage::Worker)
+    };
+    read.map_err(|error: ProtocolError| error.to_string())
 }
 
 /// Reads a piece of output.

@@ -83,6 +83,12 @@ pub enum WorkerEvent {
         /// Its task.
         task: TaskId,
     },
+    /// Answer to a revoke: none of these dispatches is here, and none of them starts here any more should it still be
+    /// on its way (D4).
+    Absent {
+        /// The dispatches.
+        dispatches: Vec<DispatchId>,
+    },
 }
 
 impl WorkerEvent {
@@ -97,6 +103,7 @@ impl WorkerEvent {
             Self::Ended(_) => "ended",
             Self::Released { .. } => "released",
             Self::Returned { .. } => "returned",
+            Self::Absent { .. } => "absent",
         }
     }
 }
@@ -172,6 +179,9 @@ pub struct Hello {
     pub initial: DesiredState,
     /// Version of the desired state that it follows now, 0 when it has never been told one.
     pub desired_version: i64,
+    /// How many times its agent was started on this incarnation's directory, this start included.
+    #[serde(default)]
+    pub boots: u32,
     /// All attempts it holds.
     pub inventory: Vec<InventoryItem>,
 }
@@ -249,4 +259,21 @@ pub struct OutputMessage {
     #[serde(with = "base64_bytes")]
     #[schemars(with = "String")]
     pub data: Vec<u8>,
+}
+
+/// The leader's own word in the queue of state events (`state.marker` in `scitq.events`): once it has read it back, it
+/// has read everything that was in the queue before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Marker {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub version: u16,
+    /// The epoch of the leader that published it; another leader leaves it alone.
+    pub epoch: Epoch,
+    /// Which one.
+    pub marker: uuid::Uuid,
+}
+
+impl Marker {
+    /// Routing key of markers in exchange `scitq.events`.
+    pub const ROUTING_KEY: &'static str = "state.marker";
 }

@@ -39,6 +39,9 @@ impl Core {
             }
             ControlCommand::Revoke { dispatches } => self.revoke(now, dispatches),
             ControlCommand::Stop { attempts } => self.stop_attempts(now, &attempts),
+            ControlCommand::Restart { .. } => {
+                tracing::warn!("this worker cannot start itself anew yet");
+            }
         }
     }
 
@@ -110,7 +113,7 @@ impl Core {
         self.effects.push(Effect::SendOutput(output));
     }
 
-    /// Gives back what has not started of these, says again that the rest has, and remembers what is not here.
+    /// Gives back what has not started of these, says again that the rest has, and says and remembers what is not here.
     fn revoke(&mut self, now: Now, dispatches: Vec<DispatchId>) {
         let mut revoked: BTreeSet<DispatchId> = dispatches.into_iter().collect();
         let active = self.active.values().map(|active| &active.report);
@@ -130,6 +133,11 @@ impl Core {
                 _ => self.repeat(now, attempt),
             }
         }
+        if revoked.is_empty() {
+            return;
+        }
+        self.publish_absent(now, revoked.iter().copied().collect());
+        // Without a channel nothing can be on its way here.
         let Some(channel) = self.channel else { return };
         self.tombstones.extend(revoked);
         if self.tombstones.len() > MOST_TOMBSTONES {

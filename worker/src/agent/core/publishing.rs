@@ -48,6 +48,7 @@ impl Core {
             memory_bytes: self.identity.memory_bytes,
             initial: self.rules.initial.clone(),
             desired_version: self.desired_version(),
+            boots: self.identity.boots,
             inventory: self.inventory(),
         };
         self.publish(now, None, Publication::Hello, WorkerEvent::Hello(hello));
@@ -184,6 +185,12 @@ impl Core {
             Publication::Returned(place),
             event,
         );
+    }
+
+    pub(super) fn publish_absent(&mut self, now: Now, dispatches: Vec<DispatchId>) {
+        let event = WorkerEvent::Absent { dispatches };
+        // Whoever asked asks again when the answer gets lost.
+        self.publish(now, None, Publication::Repetition, event);
     }
 
     pub(super) fn publish_goodbye(&mut self, now: Now) {
