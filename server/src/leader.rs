@@ -132,6 +132,7 @@ impl Leader {
         let dispatching = Dispatcher {
             database: self.database.clone(),
             epoch,
+            connection: commanding.clone(),
             channel: commanding.channel().await?,
             queue_type: self.queue_type,
             control: control.clone(),

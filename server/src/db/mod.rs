@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use address::Address;
 
-pub use claim::{BatchLoad, Claim};
+pub use claim::{BatchLoad, Claim, Unaccepted};
 pub use created::Created;
 use decider::Decider;
 pub use error::{DbError, SubmitError};
@@ -48,7 +48,7 @@ pub use projection::{
 use scitq_shared::api::{
     BatchView, CounterMismatch, ExecutionView, Progress, TaskView, WorkerView,
 };
-use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, IncarnationId, TaskId};
+use scitq_shared::ids::{AttemptId, DispatchId, Epoch, ExecutionId, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::Stream;
 use scitq_shared::protocol::Hello;
@@ -283,6 +283,28 @@ impl Database {
     pub async fn is_overtaken(&self, batch: &BatchName) -> Result<bool, DbError> {
         let batch = batch.clone();
         call!(self, is_overtaken(&batch))
+    }
+
+    /// The oldest dispatches of a batch that are not accepted and at least this old, as many as there are more of them
+    /// than `depth`: those cannot all be in a queue that holds so many messages.
+    pub async fn dispatches_beyond(
+        &self,
+        batch: &BatchName,
+        age: Duration,
+        depth: u64,
+    ) -> Result<Vec<DispatchId>, DbError> {
+        let batch = batch.clone();
+        call!(self, dispatches_beyond(&batch, age, depth))
+    }
+
+    /// The dispatches of a batch that are not accepted, all or those of `among`, and the workers that may have got them.
+    pub async fn unaccepted(
+        &self,
+        batch: &BatchName,
+        among: Option<Vec<DispatchId>>,
+    ) -> Result<Unaccepted, DbError> {
+        let batch = batch.clone();
+        call!(self, unaccepted(&batch, among.as_deref()))
     }
 
     /// Takes back every dispatch that is not accepted, for a broker that died with its process. Answers how many.

@@ -2,10 +2,8 @@ use scitq_broker::{Delivery, topology};
 use scitq_shared::names::BatchName;
 use scitq_shared::protocol::{TaskMessage, decode};
 
-use super::publish::Dispatcher;
-use crate::db::{Loaded, Projected};
-use crate::events::{Consumed, Happening, needs, project};
-use crate::patience::patiently;
+use super::dispatcher::Dispatcher;
+use crate::events::{Consumed, Happening};
 
 /// Messages taken back in one transaction: bounds what is held in memory, as a task may be a megabyte long.
 const AT_ONCE: usize = 64;
@@ -47,13 +45,7 @@ impl Dispatcher {
                 }
             }
         }
-        let needs = needs(&returned);
-        let _: Projected = patiently!(&self.stop, "the dispatcher", {
-            let decide = |loaded: &Loaded| project(loaded, &returned).0;
-            self.database
-                .project(self.epoch, &needs, Vec::new(), decide)
-                .await
-        })?;
+        self.commit_returned(&returned).await?;
         for delivery in held {
             if decode::<TaskMessage>(&delivery.body).is_ok() {
                 self.channel.ack(delivery.tag).await?;

@@ -13,7 +13,7 @@ use scitq_shared::worker::DesiredState;
 use crate::fixture::{DEADLINE, Fixture, batch};
 use crate::projector::{Attempt, apply, project};
 
-fn hello(batch_name: &str, concurrency: u16) -> Hello {
+pub fn hello(batch_name: &str, concurrency: u16) -> Hello {
     Hello {
         boots: 1,
         hostname: "host\0".to_owned(),
