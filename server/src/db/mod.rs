@@ -256,10 +256,12 @@ impl Database {
         call!(self, output_chunks(attempt, stream, offset, max_chunks))
     }
 
-    /// Takes the leadership: every write under an earlier epoch is refused from now on.
-    pub async fn take_leadership(&self, leader: &str) -> Result<Epoch, DbError> {
+    /// Takes the leadership: every write under an earlier epoch is refused from now on. The new epoch comes after all
+    /// that the database has known, and after `later_than`: what others have heard of may be later than a database that
+    /// was restored.
+    pub async fn take_leadership(&self, leader: &str, later_than: Epoch) -> Result<Epoch, DbError> {
         let leader = leader.to_owned();
-        call!(self, take_leadership(&leader))
+        call!(self, take_leadership(&leader, later_than))
     }
 
     /// Fills a batch's dispatch window: takes pending tasks, highest priority and then lowest id first, until `window`

@@ -26,6 +26,8 @@ pub use self::windows::{MIN_WINDOW, Windows, window_of};
 
 /// How long the window of a batch is left alone after a withdrawal.
 const BETWEEN_WITHDRAWALS: Duration = Duration::from_secs(1);
+/// A marker that is not read back after so long has been lost with its queue, and is published again.
+const MARKER_LOST_AFTER: Duration = Duration::from_mins(1);
 /// A queue that does not take messages now does not take them in the next millisecond either.
 const AFTER_REFUSAL: Duration = Duration::from_millis(200);
 
@@ -94,7 +96,8 @@ impl Work {
 pub struct Core {
     windows: Windows,
     work: BTreeMap<BatchName, Work>,
-    markers: BTreeMap<MarkerNumber, MarkerFor>,
+    /// What waits for each, and when it is taken for lost.
+    markers: BTreeMap<MarkerNumber, (MarkerFor, Duration)>,
     last_marker: u64,
     effects: Vec<Effect>,
 }
@@ -117,7 +120,7 @@ impl Core {
             Input::Loaded { loads } => {
                 self.windows.load(loads);
                 self.effects.push(Effect::LoadWorkers);
-                self.mark(MarkerFor::Beginning);
+                self.mark(now, MarkerFor::Beginning);
             }
             Input::Workers { capacities } => self.workers(capacities),
             Input::WorkersChanged => self.effects.push(Effect::LoadWorkers),
@@ -183,10 +186,10 @@ impl Core {
                 workers,
             } => self.listed(now, &batch, question, unstarted, workers),
             Input::Absent { worker, dispatches } => self.absent(now, &worker, &dispatches),
-            Input::Unroutable { worker } => self.mark(MarkerFor::Gone(worker)),
+            Input::Unroutable { worker } => self.mark(now, MarkerFor::Gone(worker)),
             Input::MarkerRead { marker } => match self.markers.remove(&marker) {
-                Some(MarkerFor::Beginning) => self.count_everything(now),
-                Some(MarkerFor::Gone(worker)) => self.gone(now, &worker),
+                Some((MarkerFor::Beginning, _)) => self.count_everything(now),
+                Some((MarkerFor::Gone(worker), _)) => self.gone(now, &worker),
                 None => {}
             },
             Input::Tick => {}
@@ -216,7 +219,8 @@ impl Core {
                 suspecting.filter(|_| open),
             ]
         });
-        deadlines.flatten().min()
+        let markers = self.markers.values().map(|(_, until)| *until);
+        deadlines.flatten().chain(markers).min()
     }
 
     /// Dispatches of a batch whose whereabouts are not known, by the last roll call.
@@ -225,10 +229,10 @@ impl Core {
         roll.map_or(0, Roll::unaccounted)
     }
 
-    fn mark(&mut self, what: MarkerFor) {
+    fn mark(&mut self, now: Duration, what: MarkerFor) {
         self.last_marker += 1;
         let marker = MarkerNumber(self.last_marker);
-        self.markers.insert(marker, what);
+        self.markers.insert(marker, (what, now + MARKER_LOST_AFTER));
         self.effects.push(Effect::Marker { marker });
     }
 
@@ -279,8 +283,20 @@ impl Core {
         }
     }
 
+    fn repeat_markers(&mut self, now: Duration) {
+        let lost: Vec<MarkerFor> = self
+            .markers
+            .extract_if(.., |_, (_, until)| *until <= now)
+            .map(|(_, (what, _))| what)
+            .collect();
+        for what in lost {
+            self.mark(now, what);
+        }
+    }
+
     /// Everything that waits for nothing but the time or for the end of something else.
     fn tend(&mut self, now: Duration) {
+        self.repeat_markers(now);
         for (batch, work) in &mut self.work {
             work.tend_withdrawal(batch, &mut self.effects);
             work.tend_suspicion(now, batch, &mut self.effects);

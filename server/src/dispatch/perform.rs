@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use scitq_broker::{BrokerError, Message, Properties, topology};
+use scitq_broker::{BrokerError, Confirmation, Message, Properties, topology};
 use scitq_shared::ids::{DispatchId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
-use scitq_shared::protocol::{ControlCommand, Marker, PROTOCOL_VERSION, TaskMessage, encode};
+use scitq_shared::protocol::{
+    ControlCommand, Marker, PROTOCOL_VERSION, ReturnedDispatch, TaskMessage, encode,
+};
+use uuid::Uuid;
 
 use super::core::{Effect, Input, MarkerNumber, Question};
 use super::dispatcher::{Answered, Desk, Dispatcher, Outstanding, marker_id};
@@ -184,14 +187,27 @@ impl Dispatcher {
 
     async fn mark(&self, marker: MarkerNumber, desk: &mut Desk) -> Result<(), BrokerError> {
         let id = marker_id(self.epoch, marker);
+        desk.markers.insert(id, marker);
+        let confirmation = self.publish_marker(id, Vec::new()).await?;
+        desk.outstanding.push(Box::pin(async move {
+            let outcome = confirmation.await;
+            Answered::Marker { outcome }
+        }));
+        Ok(())
+    }
+
+    pub(super) async fn publish_marker(
+        &self,
+        marker: Uuid,
+        returned: Vec<ReturnedDispatch>,
+    ) -> Result<Confirmation, BrokerError> {
         let message = Marker {
             version: PROTOCOL_VERSION,
             epoch: self.epoch,
-            marker: id,
+            marker,
+            returned,
         };
-        desk.markers.insert(id, marker);
-        let confirmation = self
-            .channel
+        self.channel
             .publish(Message {
                 exchange: topology::EVENTS_EXCHANGE.to_owned(),
                 routing_key: Marker::ROUTING_KEY.to_owned(),
@@ -200,12 +216,7 @@ impl Dispatcher {
                 persistent: true,
                 properties: Properties::default(),
             })
-            .await?;
-        desk.outstanding.push(Box::pin(async move {
-            let outcome = confirmation.await;
-            Answered::Marker { outcome }
-        }));
-        Ok(())
+            .await
     }
 
     /// Compares the dispatches with the queue. Those delivered and not yet announced make a surplus, too, for a moment.

@@ -95,7 +95,7 @@ pub async fn order_and_window(fixture: &Fixture) {
 pub async fn only_the_leader_writes(fixture: &Fixture) {
     let old = fixture.lead().await;
     fixture.submit(&["a"]).await;
-    let new = fixture.db.take_leadership("other").await.unwrap();
+    let new = fixture.db.take_leadership("other", Epoch(0)).await.unwrap();
     assert_eq!(new, Epoch(old.0 + 1));
     let default = BatchName::default();
     assert_eq!(

@@ -276,7 +276,7 @@ fn a_more_urgent_task_has_the_queue_withdrawn_when_all_is_confirmed() {
     assert_eq!(table.tell(Input::Confirmed { batch: batch() }), []);
     assert_eq!(
         table.core.next_deadline(table.now),
-        None,
+        Some(at(30.0)),
         "it waits for the answer, not for the time"
     );
     assert_eq!(
@@ -303,11 +303,16 @@ fn a_more_urgent_task_has_the_queue_withdrawn_when_all_is_confirmed() {
 #[test]
 fn nothing_is_counted_before_what_was_said_is_applied() {
     let mut table = Table::working(3, false);
-    assert_eq!(table.core.next_deadline(table.now), None);
+    // A marker that does not come back is lost: another one is sent.
+    let effects = table.wait(60.0);
+    let marker = MarkerNumber(2);
+    assert_eq!(effects, [Effect::Marker { marker }]);
     table.tell(Input::MarkerRead {
         marker: MarkerNumber(1),
     });
-    assert_eq!(table.core.next_deadline(table.now), Some(at(2.0)));
+    assert_eq!(table.core.next_deadline(table.now), Some(at(120.0)));
+    table.tell(Input::MarkerRead { marker });
+    assert_eq!(table.core.next_deadline(table.now), Some(at(62.0)));
 }
 
 #[test]
