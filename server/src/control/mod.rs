@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use scitq_broker::{BrokerError, Channel, Confirmation, Message, Properties, topology};
+use scitq_broker::{BrokerError, Channel, Message, Properties, topology};
 use scitq_shared::ids::{AttemptId, Epoch};
 use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::{ControlCommand, ControlMessage, encode};
@@ -30,34 +30,16 @@ impl ControlSender {
         worker: &WorkerName,
         command: ControlCommand,
     ) -> Result<(), BrokerError> {
-        // Dropping the confirmation does not take the message back.
-        self.publish(worker, command, false).await.map(drop)
-    }
-
-    /// Tells a worker something; the confirmation is `Returned` when it has no connection (D7).
-    pub async fn tell_mandatory(
-        &self,
-        worker: &WorkerName,
-        command: ControlCommand,
-    ) -> Result<Confirmation, BrokerError> {
-        self.publish(worker, command, true).await
-    }
-
-    async fn publish(
-        &self,
-        worker: &WorkerName,
-        command: ControlCommand,
-        mandatory: bool,
-    ) -> Result<Confirmation, BrokerError> {
         let message = Message {
             exchange: topology::CONTROL_EXCHANGE.to_owned(),
             routing_key: topology::worker_routing_key(worker.as_str()),
             body: Bytes::from(encode(&ControlMessage::new(self.epoch, command))),
-            mandatory,
+            mandatory: false,
             persistent: false,
             properties: Properties::default(),
         };
-        self.channel.publish(message).await
+        // Dropping the confirmation does not take the message back.
+        self.channel.publish(message).await.map(drop)
     }
 
     /// Tells each worker which of its attempts are in the database with their output.

@@ -29,6 +29,6 @@ pub struct BatchLoad {
 pub struct Unaccepted {
     /// By the ids of their tasks.
     pub dispatches: Vec<(TaskId, DispatchId)>,
-    /// All workers that are not lost.
+    /// All workers that are not lost and have not departed.
     pub workers: BTreeSet<WorkerName>,
 }

@@ -389,15 +389,17 @@ impl Database {
         call!(self, set_offline(epoch, silent_for))
     }
 
-    /// A worker ends on purpose: it is offline. Nothing happens when another incarnation has the name now.
+    /// A worker ends on purpose: it is offline, and `departed` if it keeps nothing. Nothing happens when another
+    /// incarnation has the name now.
     pub async fn farewell(
         &self,
         epoch: Epoch,
         worker: &WorkerName,
         incarnation: IncarnationId,
+        departed: bool,
     ) -> Result<(), DbError> {
         let worker = worker.clone();
-        call!(self, farewell(epoch, &worker, incarnation))
+        call!(self, farewell(epoch, &worker, incarnation, departed))
     }
 
     /// Changes what a worker is to be, under a new version. `None` when there is no such worker.

@@ -96,19 +96,10 @@ impl Work {
 pub struct Core {
     windows: Windows,
     work: BTreeMap<BatchName, Work>,
-    /// What waits for each, and when it is taken for lost.
-    markers: BTreeMap<MarkerNumber, (MarkerFor, Duration)>,
+    /// The marker of the beginning of the term, until it is read back, and when it is taken for lost.
+    beginning: Option<(MarkerNumber, Duration)>,
     last_marker: u64,
     effects: Vec<Effect>,
-}
-
-/// What waits for a marker.
-#[derive(Debug)]
-enum MarkerFor {
-    /// Everything said before this term is applied then.
-    Beginning,
-    /// Everything that this worker, which is gone, had said is applied then.
-    Gone(WorkerName),
 }
 
 impl Core {
@@ -120,7 +111,7 @@ impl Core {
             Input::Loaded { loads } => {
                 self.windows.load(loads);
                 self.effects.push(Effect::LoadWorkers);
-                self.mark(now, MarkerFor::Beginning);
+                self.mark(now);
             }
             Input::Workers { capacities } => self.workers(capacities),
             Input::WorkersChanged => self.effects.push(Effect::LoadWorkers),
@@ -186,12 +177,12 @@ impl Core {
                 workers,
             } => self.listed(now, &batch, question, unstarted, workers),
             Input::Absent { worker, dispatches } => self.absent(now, &worker, &dispatches),
-            Input::Unroutable { worker } => self.mark(now, MarkerFor::Gone(worker)),
-            Input::MarkerRead { marker } => match self.markers.remove(&marker) {
-                Some((MarkerFor::Beginning, _)) => self.count_everything(now),
-                Some((MarkerFor::Gone(worker), _)) => self.gone(now, &worker),
-                None => {}
-            },
+            Input::MarkerRead { marker } => {
+                let read = self.beginning.take_if(|(ours, _)| *ours == marker);
+                if read.is_some() {
+                    self.count_everything(now);
+                }
+            }
             Input::Tick => {}
         }
         self.tend(now);
@@ -219,8 +210,8 @@ impl Core {
                 suspecting.filter(|_| open),
             ]
         });
-        let markers = self.markers.values().map(|(_, until)| *until);
-        deadlines.flatten().chain(markers).min()
+        let marker = self.beginning.map(|(_, until)| until);
+        deadlines.flatten().chain(marker).min()
     }
 
     /// Dispatches of a batch whose whereabouts are not known, by the last roll call.
@@ -229,10 +220,11 @@ impl Core {
         roll.map_or(0, Roll::unaccounted)
     }
 
-    fn mark(&mut self, now: Duration, what: MarkerFor) {
+    /// Asks to be told when everything said until now is applied.
+    fn mark(&mut self, now: Duration) {
         self.last_marker += 1;
         let marker = MarkerNumber(self.last_marker);
-        self.markers.insert(marker, (what, now + MARKER_LOST_AFTER));
+        self.beginning = Some((marker, now + MARKER_LOST_AFTER));
         self.effects.push(Effect::Marker { marker });
     }
 
@@ -247,6 +239,7 @@ impl Core {
         self.effects.push(Effect::LoadWorkers);
         // First the queue, so that the worker finds it.
         self.declare(&desired.batch);
+        self.ask_again(&worker);
         self.effects.push(Effect::Welcome { worker, desired });
     }
 
@@ -283,20 +276,11 @@ impl Core {
         }
     }
 
-    fn repeat_markers(&mut self, now: Duration) {
-        let lost: Vec<MarkerFor> = self
-            .markers
-            .extract_if(.., |_, (_, until)| *until <= now)
-            .map(|(_, (what, _))| what)
-            .collect();
-        for what in lost {
-            self.mark(now, what);
-        }
-    }
-
     /// Everything that waits for nothing but the time or for the end of something else.
     fn tend(&mut self, now: Duration) {
-        self.repeat_markers(now);
+        if self.beginning.is_some_and(|(_, until)| until <= now) {
+            self.mark(now);
+        }
         for (batch, work) in &mut self.work {
             work.tend_withdrawal(batch, &mut self.effects);
             work.tend_suspicion(now, batch, &mut self.effects);

@@ -104,11 +104,6 @@ pub(super) enum Answered {
         batch: BatchName,
         outcome: Result<(), PublishFailure>,
     },
-    /// A revoke.
-    Revoke {
-        worker: WorkerName,
-        outcome: Result<(), PublishFailure>,
-    },
     /// A marker.
     Marker { outcome: Result<(), PublishFailure> },
 }
@@ -224,13 +219,6 @@ fn input_of(answered: Answered) -> Result<Option<Input>, Consumed> {
                     dispatch,
                 })
             }
-        },
-        Answered::Revoke { worker, outcome } => match outcome {
-            Ok(()) => None,
-            Err(PublishFailure::Lost(error)) => return Err(error.into()),
-            Err(PublishFailure::Returned { .. }) => Some(Input::Unroutable { worker }),
-            // Its queue is there and does not take it: asked again later.
-            Err(PublishFailure::Refused) => None,
         },
         // Whoever waits for a marker that is not there would wait for ever.
         Answered::Marker { outcome } => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use scitq_broker::{BrokerError, Confirmation, Message, Properties, topology};
 use scitq_shared::ids::{DispatchId, TaskId};
-use scitq_shared::names::{BatchName, WorkerName};
+use scitq_shared::names::BatchName;
 use scitq_shared::protocol::{
     ControlCommand, Marker, PROTOCOL_VERSION, ReturnedDispatch, TaskMessage, encode,
 };
@@ -60,8 +60,9 @@ impl Dispatcher {
             Effect::Count { batch, age } => self.count(batch, age, desk).await?,
             Effect::List { batch, question } => self.list(batch, question, desk).await?,
             Effect::Revoke { worker, dispatches } => {
-                desk.outstanding
-                    .push(self.revoke(worker, dispatches).await?);
+                tracing::debug!(%worker, dispatches = dispatches.len(), "asks for dispatches back");
+                let command = ControlCommand::Revoke { dispatches };
+                self.control.tell(&worker, command).await?;
             }
             Effect::Marker { marker } => self.mark(marker, desk).await?,
             Effect::Return { batch, dispatches } => {
@@ -168,20 +169,6 @@ impl Dispatcher {
                 batch,
                 outcome,
             }
-        }))
-    }
-
-    async fn revoke(
-        &self,
-        worker: WorkerName,
-        dispatches: Vec<DispatchId>,
-    ) -> Result<Outstanding, BrokerError> {
-        tracing::debug!(%worker, dispatches = dispatches.len(), "asks for dispatches back");
-        let command = ControlCommand::Revoke { dispatches };
-        let confirmation = self.control.tell_mandatory(&worker, command).await?;
-        Ok(Box::pin(async move {
-            let outcome = confirmation.await;
-            Answered::Revoke { worker, outcome }
         }))
     }
 

@@ -305,13 +305,13 @@ impl EventsConsumer {
                     })
                     .await;
             }
-            WorkerEvent::Goodbye { ref reason } => {
+            WorkerEvent::Goodbye { ref reason, kept } => {
                 tracing::info!(worker = %message.worker, reason, "a worker says goodbye");
                 patiently!(
                     &self.stop,
                     "a worker's goodbye",
                     self.database
-                        .farewell(self.epoch, &message.worker, message.incarnation)
+                        .farewell(self.epoch, &message.worker, message.incarnation, kept == 0)
                         .await
                 )?;
                 self.dispatcher.send(DispatchInput::WorkersChanged).await;

@@ -201,9 +201,11 @@ pub async fn a_submission_in_progress_does_not_hide_tasks(fixture: &Fixture) {
 pub async fn what_is_not_accepted_is_listed_and_counted(fixture: &Fixture) {
     let epoch = fixture.lead().await;
     let names: BTreeSet<_> = ["v", "w"].map(|name| WorkerName::new(name).unwrap()).into();
+    let mut incarnations = Vec::new();
     for name in &names {
         let hello = crate::workers::hello("b", 1);
         let incarnation = IncarnationId::generate();
+        incarnations.push(incarnation);
         fixture
             .db
             .greet(epoch, name, incarnation, &hello)
@@ -232,6 +234,17 @@ pub async fn what_is_not_accepted_is_listed_and_counted(fixture: &Fixture) {
         .collect();
     let all = fixture.db.unaccepted(&b, None).await.unwrap();
     assert_eq!((&all.dispatches, &all.workers), (&dispatches, &names));
+    // Who has departed need not be asked; who has only gone may have something.
+    let v = WorkerName::new("v").unwrap();
+    for (departed, left) in [(false, 2), (true, 1)] {
+        fixture
+            .db
+            .farewell(epoch, &v, incarnations[0], departed)
+            .await
+            .unwrap();
+        let some = fixture.db.unaccepted(&b, None).await.unwrap();
+        assert_eq!(some.workers.len(), left);
+    }
     // The accepted one is not looked for any more.
     apply(
         &fixture.db,

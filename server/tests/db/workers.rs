@@ -200,13 +200,21 @@ pub async fn silence_and_return(fixture: &Fixture) {
             .unwrap(),
         []
     );
-    fixture.db.farewell(epoch, &name("w1"), two).await.unwrap();
+    fixture
+        .db
+        .farewell(epoch, &name("w1"), two, true)
+        .await
+        .unwrap();
     assert_eq!(
         status("w1").await,
         "running",
         "another incarnation said goodbye"
     );
-    fixture.db.farewell(epoch, &name("w1"), one).await.unwrap();
+    fixture
+        .db
+        .farewell(epoch, &name("w1"), one, true)
+        .await
+        .unwrap();
     assert_eq!(status("w1").await, "offline");
     assert_eq!(
         fixture.db.batch("Default").await.unwrap().unwrap().workers,
@@ -292,7 +300,7 @@ pub async fn capacity(fixture: &Fixture) {
     let gone = greet(fixture, epoch, "gone").await;
     fixture
         .db
-        .farewell(epoch, &name("gone"), gone)
+        .farewell(epoch, &name("gone"), gone, true)
         .await
         .unwrap();
     let away = WorkerChange {

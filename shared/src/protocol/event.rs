@@ -59,6 +59,9 @@ pub enum WorkerEvent {
     Goodbye {
         /// Why, in words.
         reason: String,
+        /// Attempts that its directory still keeps for the server.
+        #[serde(default)]
+        kept: u32,
     },
     /// A delivery waits at the worker, staging or for a slot.
     Accepted(AttemptReport),

@@ -82,14 +82,12 @@ pub enum Request {
     Task(Arc<TaskMessage>),
     /// Publish a marker.
     Marker(Marker),
-    /// Publish a control message; `mandatory` when its confirm matters.
+    /// Publish a control message.
     Control {
         /// To whom.
         worker: WorkerName,
         /// What.
         message: Box<ControlMessage>,
-        /// Whether an unroutable one is returned.
-        mandatory: bool,
     },
     /// Acknowledge.
     Ack {
@@ -139,8 +137,6 @@ pub enum Reply {
         /// False when it was returned.
         stored: bool,
     },
-    /// A mandatory control message found no queue.
-    Unroutable(WorkerName),
     /// A control message for a worker.
     Control(Box<ControlMessage>),
     /// A consumer is there.
@@ -474,15 +470,11 @@ impl Broker {
                 self.replies
                     .push((id, Reply::TaskAnswered { task, stored }));
             }
-            Request::Control {
-                worker,
-                message,
-                mandatory,
-            } => match self.control_queue(&worker) {
-                Some(to) => self.replies.push((to, Reply::Control(message))),
-                None if mandatory => self.replies.push((id, Reply::Unroutable(worker))),
-                None => {}
-            },
+            Request::Control { worker, message } => {
+                if let Some(to) = self.control_queue(&worker) {
+                    self.replies.push((to, Reply::Control(message)));
+                }
+            }
             Request::Ack {
                 channel,
                 tag,

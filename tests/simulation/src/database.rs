@@ -61,6 +61,7 @@ pub struct Worker {
     online: bool,
     /// True when its lease has expired.
     pub lost: bool,
+    departed: bool,
     /// Since when it has another incarnation.
     earlier_from: Option<Duration>,
 }
@@ -281,7 +282,10 @@ impl Database {
             .filter(|(_, dispatch, _)| among.is_none_or(|some| some.contains(dispatch)))
             .map(|(task, dispatch, _)| (task, dispatch))
             .collect();
-        let workers = self.workers.iter().filter(|(_, worker)| !worker.lost);
+        let workers = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| !worker.lost && !worker.departed);
         (dispatches, workers.map(|(name, _)| name.clone()).collect())
     }
 
@@ -415,6 +419,7 @@ impl Database {
             heard: now,
             online: true,
             lost: false,
+            departed: false,
             earlier_from: None,
         });
         if worker.incarnation != incarnation {
@@ -424,6 +429,7 @@ impl Database {
         worker.heard = now;
         worker.online = true;
         worker.lost = false;
+        worker.departed = false;
         Ok(worker.desired.clone())
     }
 
@@ -433,12 +439,14 @@ impl Database {
         epoch: Epoch,
         name: &WorkerName,
         incarnation: IncarnationId,
+        departed: bool,
     ) -> Result<(), Refused> {
         self.fence(epoch)?;
         if let Some(worker) = self.workers.get_mut(name)
             && worker.incarnation == incarnation
         {
             worker.online = false;
+            worker.departed = departed;
         }
         Ok(())
     }

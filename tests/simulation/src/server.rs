@@ -274,7 +274,6 @@ impl World {
                 task: task.task,
                 dispatch: task.dispatch,
             },
-            Reply::Unroutable(worker) => Input::Unroutable { worker },
             _ => return,
         };
         self.dispatcher_hears(index, input);
@@ -517,7 +516,7 @@ impl World {
                     term.inputs.push_back(Input::Absent { worker, dispatches });
                     return Ok(());
                 }
-                self.control(index, &worker, ControlCommand::Revoke { dispatches }, true);
+                self.control(index, &worker, ControlCommand::Revoke { dispatches });
             }
             Step::Effect(Effect::Marker { marker }) => {
                 let id = Uuid::from_u64_pair(epoch.0.unsigned_abs(), marker.0);
@@ -561,29 +560,16 @@ impl World {
             desired,
             program_version,
         };
-        self.control(index, worker, command, false);
+        self.control(index, worker, command);
     }
 
-    fn control(
-        &mut self,
-        index: usize,
-        worker: &WorkerName,
-        command: ControlCommand,
-        mandatory: bool,
-    ) {
+    fn control(&mut self, index: usize, worker: &WorkerName, command: ControlCommand) {
         let Some(term) = &self.servers[index].term else {
             return;
         };
         let message = Box::new(ControlMessage::new(term.epoch, command));
         let (id, worker) = (term.commanding, worker.clone());
-        self.send(
-            id,
-            Request::Control {
-                worker,
-                message,
-                mandatory,
-            },
-        );
+        self.send(id, Request::Control { worker, message });
     }
 
     /// Starts readers for whom there is something to read.
@@ -788,7 +774,7 @@ impl World {
         }
         for (worker, attempt) in effects.stop {
             let attempts = vec![attempt];
-            self.control(index, &worker, ControlCommand::Stop { attempts }, false);
+            self.control(index, &worker, ControlCommand::Stop { attempts });
         }
         for (worker, attempt) in projected.complete {
             self.applied(index, &worker, attempt);
@@ -797,7 +783,7 @@ impl World {
 
     fn applied(&mut self, index: usize, worker: &WorkerName, attempt: AttemptId) {
         let attempts = vec![attempt];
-        self.control(index, worker, ControlCommand::Applied { attempts }, false);
+        self.control(index, worker, ControlCommand::Applied { attempts });
     }
 
     fn about_worker(&mut self, index: usize, message: &WorkerMessage) -> Done {
@@ -822,8 +808,8 @@ impl World {
                 let worker = name.clone();
                 self.dispatcher_hears(index, Input::Greeted { worker, desired });
             }
-            WorkerEvent::Goodbye { .. } => {
-                let gone = self.database.farewell(epoch, name, incarnation);
+            WorkerEvent::Goodbye { kept, .. } => {
+                let gone = self.database.farewell(epoch, name, incarnation, *kept == 0);
                 gone.map_err(|_| Over)?;
                 self.dispatcher_hears(index, Input::WorkersChanged);
             }
@@ -911,7 +897,7 @@ impl World {
                 Answer::Applied(attempt) => self.applied(index, name, attempt),
                 Answer::Stop(attempt) => {
                     let attempts = vec![attempt];
-                    self.control(index, name, ControlCommand::Stop { attempts }, false);
+                    self.control(index, name, ControlCommand::Stop { attempts });
                 }
                 Answer::Resend {
                     attempt,
@@ -926,7 +912,7 @@ impl World {
                             stdout_from,
                             stderr_from,
                         };
-                        self.control(index, name, command, false);
+                        self.control(index, name, command);
                     }
                 }
             }

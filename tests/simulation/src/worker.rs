@@ -396,7 +396,7 @@ impl World {
                     },
                 );
             }
-            Reply::TaskAnswered { .. } | Reply::Unroutable(_) => {}
+            Reply::TaskAnswered { .. } => {}
         }
     }
 

@@ -117,7 +117,7 @@ pub enum Input {
         question: Question,
         /// Those that are not accepted.
         unstarted: Vec<(TaskId, DispatchId)>,
-        /// All workers that are not lost.
+        /// All workers that may have got them.
         workers: BTreeSet<WorkerName>,
     },
     /// A worker has none of these dispatches, and will not start any of them (D4).
@@ -126,11 +126,6 @@ pub enum Input {
         worker: WorkerName,
         /// The dispatches.
         dispatches: Vec<DispatchId>,
-    },
-    /// A revoke found no queue: the connection of that worker is gone (D7).
-    Unroutable {
-        /// The worker.
-        worker: WorkerName,
     },
     /// Everything that was in the state queue before this marker has been applied.
     MarkerRead {
@@ -194,7 +189,7 @@ pub enum Effect {
         /// Which.
         question: Question,
     },
-    /// Tell a worker to give dispatches back or to say that it does not have them; `mandatory`.
+    /// Tell a worker to give dispatches back or to say that it does not have them.
     Revoke {
         /// The worker.
         worker: WorkerName,

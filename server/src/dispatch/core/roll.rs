@@ -3,7 +3,9 @@
 //! A dispatch can vanish: a publication was on its way when the connection broke, or the broker lost its data. Then its
 //! task stays `assigned` for ever. So the number of dispatches is compared with the depth of the queue now and then; those
 //! in excess, oldest first, are suspects, and if one of them is still not accepted a moment later, the queue is withdrawn
-//! and every worker asked. What each worker says not to have, or is gone, is missing, and is dispatched anew.
+//! and every worker asked. What each worker says not to have is missing, and is dispatched anew. A worker that cannot be
+//! asked is waited for, until it is lost or has departed: it may have started the dispatch, and a broker that lost its
+//! data has lost the word of that, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -81,16 +83,20 @@ impl Roll {
     /// Asks every worker about the dispatches that it has not denied yet.
     fn ask(&self, effects: &mut Vec<Effect>) {
         for worker in &self.workers {
-            let dispatches: Vec<DispatchId> = self
-                .asked
-                .iter()
-                .filter(|(_, absent)| !absent.contains(worker))
-                .map(|(dispatch, _)| *dispatch)
-                .collect();
-            if !dispatches.is_empty() {
-                let worker = worker.clone();
-                effects.push(Effect::Revoke { worker, dispatches });
-            }
+            self.ask_one(worker, effects);
+        }
+    }
+
+    fn ask_one(&self, worker: &WorkerName, effects: &mut Vec<Effect>) {
+        let dispatches: Vec<DispatchId> = self
+            .asked
+            .iter()
+            .filter(|(_, absent)| !absent.contains(worker))
+            .map(|(dispatch, _)| *dispatch)
+            .collect();
+        if !dispatches.is_empty() {
+            let worker = worker.clone();
+            effects.push(Effect::Revoke { worker, dispatches });
         }
     }
 }
@@ -302,15 +308,17 @@ impl Core {
         }
     }
 
-    /// A worker's connection is gone, and everything that it had said is applied: what it held unstarted is void (D7).
-    pub(super) fn gone(&mut self, now: Duration, worker: &WorkerName) {
-        let asked: Vec<DispatchId> = self
-            .work
-            .values()
-            .filter_map(|work| work.roll.as_ref())
-            .flat_map(|roll| roll.asked.keys().copied())
-            .collect();
-        self.absent(now, worker, &asked);
+    /// A worker has come back: it may not have heard what it was asked.
+    pub(super) fn ask_again(&mut self, worker: &WorkerName) {
+        for work in self.work.values() {
+            if let Some(roll) = work
+                .roll
+                .as_ref()
+                .filter(|roll| roll.workers.contains(worker))
+            {
+                roll.ask_one(worker, &mut self.effects);
+            }
+        }
     }
 
     fn look_if_missing(&mut self, now: Duration, batch: &BatchName) {

@@ -374,26 +374,24 @@ fn a_dispatch_is_missing_when_every_worker_denies_it() {
 }
 
 #[test]
-fn a_worker_without_connection_has_nothing_once_its_words_are_read() {
+fn a_worker_that_comes_back_is_asked_again() {
     let mut table = Table::working(1, false);
-    table.called(1..2, &["w"]);
-    let marker = MarkerNumber(2);
-    assert_eq!(
-        table.tell(Input::Unroutable {
-            worker: worker("w")
-        }),
-        [Effect::Marker { marker }]
-    );
-    let asked = Question::Asked(dispatches(1..2));
-    assert_eq!(
-        table.tell(Input::MarkerRead { marker }),
-        [list(asked.clone())]
-    );
-    let effects = table.tell(listed(asked, 1..2, &["w"]));
-    assert!(
-        matches!(&effects[..], [Effect::Return { .. }, ..]),
-        "{effects:?}"
-    );
+    table.called(1..2, &["v", "w"]);
+    table.tell(absent("w", 1..2));
+    let desired = DesiredState {
+        version: 1,
+        batch: batch(),
+        concurrency: 1,
+        prefetch: 0,
+        paused: false,
+    };
+    let greeted = |name: &str| Input::Greeted {
+        worker: worker(name),
+        desired: desired.clone(),
+    };
+    assert!(table.tell(greeted("v")).contains(&revoke("v", 1..2)));
+    let effects = table.tell(greeted("w"));
+    assert!(!effects.contains(&revoke("w", 1..2)), "it has answered");
 }
 
 #[test]
