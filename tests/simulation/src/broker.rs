@@ -3,7 +3,7 @@
 //! What a client sends arrives in order, some time later, or not at all once the connection is cut; so does what the
 //! broker answers. The broker itself acts in one instant per operation.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -198,6 +198,8 @@ pub struct Connection {
     /// Who is at the other end.
     pub client: Client,
     channels: BTreeMap<ChannelNumber, BrokerChannel>,
+    /// Channels that are closed at this end: nothing is done on them any more.
+    closed: BTreeSet<ChannelNumber>,
     /// The worker whose control queue it owns.
     control_of: Option<WorkerName>,
     leads: bool,
@@ -245,6 +247,7 @@ impl Broker {
         let connection = Connection {
             client,
             channels: BTreeMap::new(),
+            closed: BTreeSet::new(),
             control_of: None,
             leads: false,
             deaf_from: None,
@@ -341,13 +344,11 @@ impl Broker {
         self.queues.get(queue).map_or(0, VecDeque::len)
     }
 
-    /// Messages ready in all queues of batches.
+    /// Messages ready in the queues of batches that somebody works for. (In another, a message of a dispatch that is over
+    /// may stay until somebody does: then it is returned.)
     pub fn waiting_tasks(&self) -> usize {
-        self.queues
-            .iter()
-            .filter(|(name, _)| matches!(name, QueueName::Batch(_)))
-            .map(|(_, messages)| messages.len())
-            .sum()
+        let consumed: BTreeSet<&QueueName> = self.subscriptions().collect();
+        consumed.into_iter().map(|name| self.depth(name)).sum()
     }
 
     /// Takes up to so many messages; to be acknowledged under the tags answered.
@@ -429,6 +430,7 @@ impl Broker {
         };
         let number = connection.channels.keys().copied().find(|it| it.0 > 0);
         let Some(number) = number else { return false };
+        connection.closed.insert(number);
         if let Some(channel) = connection.channels.remove(&number) {
             self.requeue(channel);
         }
@@ -497,8 +499,12 @@ impl Broker {
                 batch,
                 qos,
             } => {
+                if connection.closed.contains(&channel) {
+                    return;
+                }
                 let queue = QueueName::Batch(batch);
                 if !self.queues.contains_key(&queue) {
+                    connection.closed.insert(channel);
                     if let Some(gone) = connection.channels.remove(&channel) {
                         self.requeue(gone);
                     }
@@ -525,6 +531,7 @@ impl Broker {
                 }
             }
             Request::Close { channel } => {
+                connection.closed.insert(channel);
                 if let Some(gone) = connection.channels.remove(&channel) {
                     self.requeue(gone);
                 }

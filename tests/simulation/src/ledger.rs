@@ -17,6 +17,8 @@ pub(crate) struct Ledger {
     exits: BTreeMap<AttemptId, (TaskId, i32)>,
     /// Processes that ended by themselves with another code than 0.
     failures: BTreeMap<TaskId, u32>,
+    /// Attempts of machines that are gone.
+    forgotten: Vec<(TaskId, AttemptId)>,
 }
 
 impl Ledger {
@@ -40,8 +42,9 @@ impl Ledger {
     }
 
     /// The machine is gone with everything on it: nobody can know any more.
-    pub(crate) fn forgotten(&mut self, attempt: AttemptId) {
+    pub(crate) fn forgotten(&mut self, task: TaskId, attempt: AttemptId) {
         self.exits.remove(&attempt);
+        self.forgotten.push((task, attempt));
     }
 }
 
@@ -114,6 +117,11 @@ impl World {
                 all.filter(|attempt| attempt.task == *id)
             };
             let lost = attempts().filter(|attempt| attempt.was_lost).count();
+            // The word of a start was lost with the broker, and the machine with it.
+            let unheard = self.ledger.forgotten.iter().filter(|(task, attempt)| {
+                task == id && !self.database.attempts.contains_key(attempt)
+            });
+            let lost = lost + unheard.count();
             let allowed = 1 + failures as usize + lost;
             if starts as usize > allowed {
                 return Some(format!(

@@ -692,7 +692,7 @@ impl World {
                 Body::Marker(marker) => marker.epoch,
                 _ => continue,
             };
-            if Some(said) > epoch && self.mutant != Some(Mutant::ReadsOn) {
+            if Some(said) > epoch {
                 return Err(Over);
             }
             match message.body {

@@ -11,8 +11,8 @@ use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::AttemptReport;
 use scitq_shared::worker::DesiredState;
 use scitq_worker::agent::core::{
-    AttemptEnd, ChannelNumber, Core, DeliveryNumber, Effect, Execution, Identity, Input, Now,
-    Place, PublicationNumber, Recovered, Rules,
+    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Execution, Identity,
+    Input, Now, Place, PublicationNumber, Recovered, Rules,
 };
 
 use crate::broker::{Body, Client, ConnectionId, Reply, Request};
@@ -56,6 +56,8 @@ struct Agent {
     born: Duration,
     connection: Option<ConnectionId>,
     deliveries: Option<ChannelNumber>,
+    /// The consumer that is asked for and not answered yet.
+    opening: Option<ConsumerNumber>,
     tags: BTreeMap<DeliveryNumber, u64>,
     numbers: u64,
     outstanding: BTreeMap<PublicationNumber, Option<ChannelNumber>>,
@@ -156,6 +158,7 @@ impl World {
             born: self.now,
             connection: None,
             deliveries: None,
+            opening: None,
             tags: BTreeMap::new(),
             numbers: 0,
             outstanding: BTreeMap::new(),
@@ -213,8 +216,8 @@ impl World {
             self.ledger.gone(process.task, attempt);
         }
         let old = std::mem::replace(&mut worker.disk, disk);
-        for attempt in old.attempts.keys() {
-            self.ledger.forgotten(*attempt);
+        for (attempt, journal) in &old.attempts {
+            self.ledger.forgotten(journal.report.task, *attempt);
         }
         died
     }
@@ -289,6 +292,7 @@ impl World {
         }
         if let Some(agent) = &mut self.workers[index].agent {
             agent.deliveries = None;
+            agent.opening = None;
             agent.tags.clear();
             agent.outstanding.clear();
         }
@@ -344,13 +348,14 @@ impl World {
             Reply::Control(message) => self.tell(index, Input::Control(*message)),
             Reply::ConsumeOk { channel, consumer } => {
                 if agent.deliveries == Some(channel) {
+                    agent.opening = None;
                     self.tell(index, Input::Consuming { consumer, channel });
                 }
             }
             Reply::ConsumeFailed { channel, consumer } => {
                 if agent.deliveries == Some(channel) {
+                    agent.opening = Some(consumer);
                     self.channel_gone(index, channel);
-                    self.tell(index, Input::ConsumeFailed { consumer });
                 }
             }
             Reply::CancelOk(consumer) => self.tell(index, Input::Cancelled { consumer }),
@@ -411,7 +416,12 @@ impl World {
             .extract_if(.., |_, on| *on == Some(channel))
             .map(|(publication, _)| publication)
             .collect();
+        let opening = agent.opening.take();
         self.tell(index, Input::ChannelClosed { channel });
+        // Whoever waits for a consumer on it hears that it fails.
+        if let Some(consumer) = opening {
+            self.tell(index, Input::ConsumeFailed { consumer });
+        }
         for publication in outstanding {
             let stored = false;
             self.tell(
@@ -507,6 +517,7 @@ impl World {
                     agent.numbers += 1;
                     ChannelNumber(agent.numbers)
                 });
+                agent.opening = Some(consumer);
                 let request = Request::Consume {
                     channel,
                     consumer,
