@@ -175,7 +175,7 @@ impl Core {
                 question,
                 unstarted,
                 workers,
-            } => self.listed(now, &batch, question, unstarted, workers),
+            } => self.listed(now, &batch, &question, &unstarted, workers),
             Input::Absent { worker, dispatches } => self.absent(now, &worker, &dispatches),
             Input::MarkerRead { marker } => {
                 let read = self.beginning.take_if(|(ours, _)| *ours == marker);

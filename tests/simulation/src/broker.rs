@@ -454,20 +454,20 @@ impl Broker {
                 if on.is_some_and(|on| !connection.channels.contains_key(&on)) {
                     return;
                 }
-                self.push(QueueName::State, Body::State(message));
+                self.push(&QueueName::State, Body::State(message));
                 self.replies.push((id, Reply::Confirmed(publication)));
             }
             Request::Output(attempt) => {
-                self.push(QueueName::Output, Body::Output(attempt));
+                self.push(&QueueName::Output, Body::Output(attempt));
                 self.replies.push((id, Reply::OutputConfirmed(attempt)));
             }
-            Request::Beat(beat) => self.push(QueueName::Heartbeat, Body::Beat(beat)),
-            Request::Marker(marker) => self.push(QueueName::State, Body::Marker(marker)),
+            Request::Beat(beat) => self.push(&QueueName::Heartbeat, Body::Beat(beat)),
+            Request::Marker(marker) => self.push(&QueueName::State, Body::Marker(marker)),
             Request::Task(task) => {
                 let queue = QueueName::Batch(task.batch.clone());
                 let stored = self.queues.contains_key(&queue);
                 if stored {
-                    self.push(queue, Body::Task(Arc::clone(&task)));
+                    self.push(&queue, Body::Task(Arc::clone(&task)));
                 }
                 self.replies
                     .push((id, Reply::TaskAnswered { task, stored }));
@@ -541,12 +541,12 @@ impl Broker {
         self.deliver();
     }
 
-    fn push(&mut self, queue: QueueName, body: Body) {
+    fn push(&mut self, queue: &QueueName, body: Body) {
         let message = Message {
             body,
             redelivered: false,
         };
-        if let Some(messages) = self.queues.get_mut(&queue) {
+        if let Some(messages) = self.queues.get_mut(queue) {
             messages.push_back(message);
         }
     }

@@ -236,7 +236,7 @@ impl World {
         if self.workers.len() > 1 && open.len() > 1 {
             self.spread(&open);
         }
-        self.at(Duration::from_secs(60), Event::Settle);
+        self.at(Duration::from_mins(1), Event::Settle);
     }
 
     /// One worker at least for each batch that has work.

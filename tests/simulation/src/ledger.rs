@@ -77,7 +77,12 @@ impl World {
     }
 
     fn unfinished(&self) -> Option<String> {
-        if let Some(id) = self.database.tasks.keys().find(|id| self.is_unfinished(id)) {
+        if let Some(id) = self
+            .database
+            .tasks
+            .keys()
+            .find(|id| self.is_unfinished(**id))
+        {
             let state = self.database.tasks.get(id).map(|task| task.state);
             return Some(format!("task {id} does not end: {state:?}"));
         }

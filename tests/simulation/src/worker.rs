@@ -444,7 +444,7 @@ impl World {
                 return;
             };
             let moment = Now {
-                elapsed: now - agent.born,
+                elapsed: now.saturating_sub(agent.born),
                 wall: wall(now + worker.clock_offset),
             };
             for effect in agent.core.handle(moment, input) {

@@ -91,7 +91,7 @@ pub(crate) struct World {
 }
 
 /// When a schedule must have come to rest after the last fault.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_hours(1);
 /// Faults and steering happen in this time.
 const TROUBLE: Duration = Duration::from_secs(90);
 
@@ -176,7 +176,7 @@ impl World {
             if self.violation.is_some() {
                 break;
             }
-            if self.now > self.calm_from && self.events % 16 == 0 && self.is_at_rest() {
+            if self.now > self.calm_from && self.events.is_multiple_of(16) && self.is_at_rest() {
                 break;
             }
             if self.now > self.calm_from + PATIENCE {
@@ -252,7 +252,7 @@ impl World {
             );
             self.database.submit(&batch, priority, retries);
         }
-        self.nudge([batch].into());
+        self.nudge(&batch);
     }
 
     /// An operation of the connection's client goes to the broker.
@@ -366,17 +366,17 @@ impl World {
         self.violation.get_or_insert(what);
     }
 
-    pub(crate) fn is_unfinished(&self, id: &TaskId) -> bool {
+    pub(crate) fn is_unfinished(&self, id: TaskId) -> bool {
         self.database
             .tasks
-            .get(id)
+            .get(&id)
             .is_some_and(|task| !task.state.status().is_final())
     }
 
     pub(crate) fn unfinished_batches(&self) -> BTreeSet<BatchName> {
         let tasks = self.database.tasks.iter();
         tasks
-            .filter(|(id, _)| self.is_unfinished(id))
+            .filter(|(id, _)| self.is_unfinished(**id))
             .map(|(_, task)| task.batch.clone())
             .collect()
     }

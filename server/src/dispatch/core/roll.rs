@@ -25,7 +25,7 @@ const SUSPICION: Duration = Duration::from_secs(3);
 /// How long a batch stays barred for the answers of its workers (D8).
 const BARRED: Duration = Duration::from_secs(2);
 /// First and longest wait before workers are asked again.
-const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(1));
 /// How soon the database is looked at again after something was accepted.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -186,8 +186,8 @@ impl Core {
         &mut self,
         now: Duration,
         batch: &BatchName,
-        question: Question,
-        unstarted: Vec<(TaskId, DispatchId)>,
+        question: &Question,
+        unstarted: &[(TaskId, DispatchId)],
         workers: BTreeSet<WorkerName>,
     ) {
         let Some(work) = self.work.get_mut(batch) else {
@@ -200,8 +200,8 @@ impl Core {
                     work.withdrawal = Some(Withdrawal::Waiting(Why::Roll));
                 }
             }
-            Question::All => self.call(now, batch, &unstarted, workers),
-            Question::Asked(_) => self.look(now, batch, &unstarted, workers),
+            Question::All => self.call(now, batch, unstarted, workers),
+            Question::Asked(_) => self.look(now, batch, unstarted, workers),
         }
     }
 

@@ -267,7 +267,7 @@ fn a_more_urgent_task_has_the_queue_withdrawn_when_all_is_confirmed() {
     };
     table.tell(claimed);
     let compare = Effect::Compare { batch: batch() };
-    assert_eq!(table.tell(pending()), [compare.clone()]);
+    assert_eq!(table.tell(pending()), std::slice::from_ref(&compare));
     let compared = Input::Compared {
         batch: batch(),
         overtaken: true,
