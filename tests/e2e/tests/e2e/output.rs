@@ -240,7 +240,7 @@ async fn a_gigabyte_takes_little_memory() {
     );
     let execution = system.execution(task).await;
     assert_eq!(execution["stdout_bytes"], LENGTH);
-    let cut = json!({"from": CAP / 2, "to": LENGTH - CAP / 2});
+    let cut = json!({"from": CAP, "to": LENGTH - CAP / 8});
     assert_eq!(execution["stdout_cut"], cut);
     let worker = system.worker_process(WORKER).peak_memory_bytes();
     let server = system.server().peak_memory_bytes();
