@@ -103,8 +103,8 @@ impl HeartbeatConsumer {
             }
             match self.note(newest.into_values().collect()).await {
                 Ok(()) => {}
-                // A heartbeat is not worth waiting for: the next one comes.
-                Err(Consumed::Database(error)) if error.is_transient() => {
+                // A heartbeat is not worth waiting for, and no reason to end a term: the next one comes.
+                Err(Consumed::Database(error)) => {
                     tracing::warn!(%error, "heartbeats cannot be noted now");
                 }
                 Err(other) => return Err(other),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use scitq_server::db::{Database, NewChunk};
+use scitq_server::db::{Database, DbError, Needs, NewChunk, Projection};
+use scitq_shared::ids::Epoch;
 use scitq_shared::output::{Chunk, Stream};
 use scitq_shared::secret::SecretUrl;
 use scitq_shared::transition::AttemptEvent;
@@ -20,10 +21,7 @@ async fn a_restarted_server_is_used_again() {
     let db = Database::connect(&SecretUrl::new(postgres.database().await), 4)
         .await
         .unwrap();
-    let epoch = db
-        .take_leadership("one", scitq_shared::ids::Epoch(0))
-        .await
-        .unwrap();
+    let epoch = db.take_leadership("one", Epoch(0)).await.unwrap();
     for orderly in [true, false] {
         db.submit(vec![crate::fixture::task("true")]).await.unwrap();
         if orderly {
@@ -52,6 +50,41 @@ async fn a_restarted_server_is_used_again() {
     assert_eq!(db.batch("Default").await.unwrap().unwrap().total, 2);
 }
 
+/// A leader that is stopped inside a transaction does not keep the leadership: the database ends the transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_stopped_inside_a_transaction_is_succeeded() {
+    let fixture = Fixture::postgres().await;
+    let epoch = fixture.lead().await;
+    let (stopped, stands) = std::sync::mpsc::channel();
+    let (resume, resumed) = std::sync::mpsc::channel();
+    let db = fixture.db.clone();
+    let old = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(db.project(epoch, &Needs::default(), Vec::new(), move |_| {
+            stopped.send(()).unwrap();
+            // As good as stopped: the transaction waits for this answer.
+            resumed.recv().unwrap();
+            Projection::default()
+        }))
+    });
+    tokio::task::spawn_blocking(move || stands.recv().unwrap())
+        .await
+        .unwrap();
+    let new = soon(fixture.db.take_leadership("another", epoch))
+        .await
+        .unwrap();
+    assert!(new > epoch);
+    resume.send(()).unwrap();
+    let outcome = tokio::task::spawn_blocking(move || old.join().unwrap())
+        .await
+        .unwrap();
+    let error = outcome.unwrap_err();
+    assert!(
+        error.is_transient() || error == DbError::Fenced,
+        "{error:?}"
+    );
+}
+
 #[derive(Debug, QueryableByName)]
 struct Scans {
     #[diesel(sql_type = Text)]
@@ -70,10 +103,7 @@ async fn kept_plans_find_rows_by_index() {
     let db = Database::connect(&SecretUrl::new(&fixture.url), 1)
         .await
         .unwrap();
-    let epoch = db
-        .take_leadership("one", scitq_shared::ids::Epoch(0))
-        .await
-        .unwrap();
+    let epoch = db.take_leadership("one", Epoch(0)).await.unwrap();
     // Making an index reads its table, too.
     let mut conn = AsyncPgConnection::establish(&fixture.url).await.unwrap();
     let made = soon(async {

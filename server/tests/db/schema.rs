@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use scitq_server::db::{Database, DbError, NewChunk, PageRequest, TaskFilter};
+use scitq_shared::ids::Epoch;
 use scitq_shared::names::BatchName;
 use scitq_shared::output::{Chunk, Stream};
 use scitq_shared::secret::SecretUrl;
@@ -54,7 +55,7 @@ pub async fn servers_start_at_once(fixture: &Fixture) {
             soon(start)
                 .await
                 .unwrap()
-                .take_leadership("one", scitq_shared::ids::Epoch(0))
+                .take_leadership("one", Epoch(0))
                 .await
                 .unwrap()
                 .0,
@@ -96,13 +97,9 @@ pub async fn dropped_calls_leave_nothing_open(fixture: &Fixture) {
         .await;
         soon(fixture.db.return_all_dispatches(epoch)).await.unwrap();
     }
-    soon(
-        fixture
-            .db
-            .take_leadership("again", scitq_shared::ids::Epoch(0)),
-    )
-    .await
-    .unwrap();
+    soon(fixture.db.take_leadership("again", Epoch(0)))
+        .await
+        .unwrap();
     // The last submissions may still be on their way.
     let total = async || fixture.db.batch("Default").await.unwrap().unwrap().total;
     soon(async {

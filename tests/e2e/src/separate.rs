@@ -60,6 +60,11 @@ impl Separate {
         &self.broker_url
     }
 
+    /// Where the database is.
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
     /// Starts the server, and does not wait for anything.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use scitq_broker::{Broker, Channel, Delivery, Message, topology};
 use scitq_e2e::{Separate, Setup, WORKER, eventually};
+use scitq_testkit::Postgres;
 use serde_json::json;
 
 async fn channel(system: &Separate) -> Channel {
@@ -35,6 +36,48 @@ async fn rejected(channel: &Channel) -> Delivery {
         .await
         .expect("a channel that is open");
     delivery
+}
+
+/// Whatever is readable and yet refused by the database ends no term of leadership: it would come again in the next.
+#[tokio::test]
+async fn what_the_database_refuses_is_put_aside() {
+    let system = Separate::start(Setup::default()).await;
+    let refuse = "ALTER TABLE worker ADD CONSTRAINT no_stranger CHECK (name <> 'stranger')";
+    let postgres = Postgres::shared().await;
+    postgres.execute(system.database_url(), refuse).await;
+    let channel = channel(&system).await;
+    let hello = json!({
+        "version": 1, "worker": "stranger", "incarnation": "00000000-0000-4000-8000-000000000001", "epoch": 1,
+        "sequence": 1, "sent_at": "2026-01-01T00:00:00Z",
+        "event": {
+            "kind": "hello", "hostname": "strange", "program_version": "1", "cores": 1, "memory_bytes": 1,
+            "initial": {"version": 0, "batch": "Nobody", "concurrency": 0, "prefetch": 0, "paused": true},
+            "desired_version": 0, "inventory": [],
+        },
+    });
+    let exchange = topology::EVENTS_EXCHANGE;
+    publish(
+        &channel,
+        exchange,
+        "state.hello",
+        hello.to_string().as_bytes(),
+    )
+    .await;
+    let aside = rejected(&channel).await;
+    let reason = &aside.properties.headers["scitq-reason"];
+    assert!(reason.contains("no_stranger"), "{reason}");
+
+    // Heartbeats cannot be noted any more: the series goes on all the same.
+    let refuse = "ALTER TABLE worker ADD CONSTRAINT no_beat CHECK (cores < 0) NOT VALID";
+    postgres.execute(system.database_url(), refuse).await;
+    let log = || system.server().log();
+    eventually("a heartbeat is refused", || async {
+        log().contains("heartbeats cannot be noted").then_some(())
+    })
+    .await;
+    let task = system.launch(["true"]).await;
+    system.succeeded(&[task]).await;
+    assert!(!log().contains("it begins anew"), "{}", log());
 }
 
 #[tokio::test]
