@@ -51,3 +51,26 @@ pub struct TaskDefinition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
 }
+
+impl TaskDefinition {
+    /// The first revision of a bare command, with everything else left out.
+    pub fn bare(command: impl Into<String>) -> Self {
+        Self {
+            revision: Revision(1),
+            name: None,
+            command: command.into(),
+            shell: None,
+            container: None,
+            container_options: None,
+            input: Vec::new(),
+            output: None,
+            resource: Vec::new(),
+            download_timeout_seconds: None,
+            run_timeout_seconds: None,
+            use_cache: false,
+            weight: 1,
+            uid: None,
+            gid: None,
+        }
+    }
+}

@@ -6,7 +6,8 @@
 //! - A claim is committed before it is published, and published once (D3).
 //! - A batch that is barred claims nothing: while its queue is withdrawn, and while it is asked what is more urgent (D4).
 //! - A dispatch counts as missing only when it is neither in the queue nor with any worker that may have got it, nor can
-//!   still come to one (D12): the queue was withdrawn with no publication outstanding, and each worker said so or is gone.
+//!   still come to one (D12): the queue was withdrawn with no publication outstanding, and each worker has said so, is lost,
+//!   or has departed.
 
 mod input;
 mod roll;
@@ -215,7 +216,8 @@ impl Core {
     }
 
     /// Dispatches of a batch whose whereabouts are not known, by the last roll call.
-    pub fn unaccounted(&self, batch: &BatchName) -> usize {
+    #[cfg(test)]
+    fn unaccounted(&self, batch: &BatchName) -> usize {
         let roll = self.work.get(batch).and_then(|work| work.roll.as_ref());
         roll.map_or(0, Roll::unaccounted)
     }

@@ -130,6 +130,9 @@ impl Dispatcher {
     }
 
     pub(super) async fn commit_returned(&self, returned: &[Happening]) -> Result<(), Consumed> {
+        if returned.is_empty() {
+            return Ok(());
+        }
         let needs = needs(returned);
         patiently!(&self.stop, "the dispatcher", {
             let decide = |loaded: &Loaded| project(loaded, returned).0;

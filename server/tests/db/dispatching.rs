@@ -5,7 +5,7 @@ use scitq_server::db::{BatchLoad, DbError, Loaded, Needs, Projection};
 use scitq_shared::ids::{Epoch, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::TaskMessage;
-use scitq_shared::submit::SubmitTask;
+use scitq_shared::submit::{SubmitTask, ValidTask};
 use scitq_shared::transition::AttemptEvent;
 
 use crate::fixture::{Fixture, batch, ids, soon, task, task_after};
@@ -15,26 +15,26 @@ fn tasks(claimed: &[TaskMessage]) -> Vec<TaskId> {
     claimed.iter().map(|message| message.task).collect()
 }
 
+fn task_in(batch: &str, priority: i32) -> ValidTask {
+    SubmitTask {
+        command: "true".to_owned(),
+        priority,
+        batch: Some(batch.to_owned()),
+        ..SubmitTask::default()
+    }
+    .validate()
+    .unwrap()
+}
+
 pub async fn order_and_window(fixture: &Fixture) {
     let epoch = fixture.lead().await;
-    let task = |priority: i32, batch: &str| {
-        let batch = Some(batch.to_owned());
-        SubmitTask {
-            command: "true".to_owned(),
-            priority,
-            batch,
-            ..SubmitTask::default()
-        }
-        .validate()
-        .unwrap()
-    };
     let submitted = vec![
-        task(0, "b"),
-        task(5, "b"),
-        task(0, "b"),
-        task(-1, "b"),
-        task(5, "b"),
-        task(9, "other"),
+        task_in("b", 0),
+        task_in("b", 5),
+        task_in("b", 0),
+        task_in("b", -1),
+        task_in("b", 5),
+        task_in("other", 9),
     ];
     let id = ids(&fixture.db.submit(submitted).await.unwrap());
     let b = batch("b");
@@ -212,17 +212,12 @@ pub async fn what_is_not_accepted_is_listed_and_counted(fixture: &Fixture) {
             .await
             .unwrap();
     }
-    let of = |batch: &str| {
-        let batch = Some(batch.to_owned());
-        SubmitTask {
-            command: "true".to_owned(),
-            batch,
-            ..SubmitTask::default()
-        }
-        .validate()
-        .unwrap()
-    };
-    let submitted = vec![of("b"), of("b"), of("b"), of("other")];
+    let submitted = vec![
+        task_in("b", 0),
+        task_in("b", 0),
+        task_in("b", 0),
+        task_in("other", 0),
+    ];
     ids(&fixture.db.submit(submitted).await.unwrap());
     let b = batch("b");
     let claim = fixture.db.claim(epoch, &b, 3).await.unwrap();

@@ -267,7 +267,7 @@ pub struct OutputMessage {
 pub struct Marker {
     /// [`PROTOCOL_VERSION`] of the sender.
     pub version: u16,
-    /// The epoch of the leader that published it; another leader leaves it alone.
+    /// The epoch of the leader that published it; to any other it says nothing but what is returned.
     pub epoch: Epoch,
     /// Which one.
     pub marker: uuid::Uuid,

@@ -163,10 +163,10 @@ impl World {
                 return Some(format!("the output of attempt {attempt} is lost"));
             }
         }
-        self.check_capacity()
+        self.check_slots()
     }
 
-    fn check_capacity(&self) -> Option<String> {
+    fn check_slots(&self) -> Option<String> {
         self.workers.iter().find_map(|worker| {
             let held = worker.held();
             (held > 0).then(|| format!("{}: {held} attempts occupy slots for nothing", worker.name))

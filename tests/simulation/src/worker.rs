@@ -1,5 +1,8 @@
 //! A worker's machine: its agent around the real core, its state directory, its processes, and its connection.
 
+mod link;
+mod processes;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -11,11 +14,11 @@ use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::AttemptReport;
 use scitq_shared::worker::DesiredState;
 use scitq_worker::agent::core::{
-    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Execution, Identity,
-    Input, Now, Place, PublicationNumber, Recovered, Rules,
+    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Identity, Input, Now,
+    PublicationNumber, Recovered, Rules,
 };
 
-use crate::broker::{Body, Client, ConnectionId, Reply, Request};
+use crate::broker::{ConnectionId, Request};
 use crate::database::wall;
 use crate::mutant::Mutant;
 use crate::world::{Event, World};
@@ -236,71 +239,6 @@ impl World {
         lives
     }
 
-    pub(crate) fn worker_connects(&mut self, index: usize, boot: u64) {
-        if let Some(until) = self.workers[index].is_stopped(self.now) {
-            return self.schedule(until, Event::WorkerConnects(index, boot));
-        }
-        let worker = &self.workers[index];
-        let waits = worker
-            .agent
-            .as_ref()
-            .is_some_and(|agent| agent.connection.is_none());
-        if worker.boot != boot || !waits {
-            return;
-        }
-        let name = worker.name.clone();
-        let connection = self.broker.connect(Client::Worker(index), self.now);
-        let connection = connection.filter(|id| {
-            let owns = self.broker.own_control_queue(*id, &name);
-            if !owns {
-                self.broker.disconnect(*id);
-            }
-            owns
-        });
-        if connection.is_none() {
-            let delay = self.milliseconds(200..2000);
-            return self.at(delay, Event::WorkerConnects(index, boot));
-        }
-        let outputs = match &mut self.workers[index].agent {
-            Some(agent) => {
-                agent.connection = connection;
-                agent.outputs.clone()
-            }
-            None => return,
-        };
-        self.tell(index, Input::LinkUp);
-        for attempt in outputs {
-            self.worker_sends(index, Request::Output(attempt));
-        }
-    }
-
-    pub(crate) fn worker_notices(&mut self, index: usize, id: ConnectionId) {
-        if self.workers[index].connection() == Some(id) {
-            self.drop_link(index);
-        }
-    }
-
-    fn drop_link(&mut self, index: usize) {
-        let worker = &mut self.workers[index];
-        let boot = worker.boot;
-        let Some(agent) = &mut worker.agent else {
-            return;
-        };
-        if let Some(id) = agent.connection.take() {
-            let notices = self.milliseconds(0..100);
-            self.at(notices, Event::BrokerNotices(id));
-        }
-        if let Some(agent) = &mut self.workers[index].agent {
-            agent.deliveries = None;
-            agent.opening = None;
-            agent.tags.clear();
-            agent.outstanding.clear();
-        }
-        self.tell(index, Input::LinkDown);
-        let delay = self.milliseconds(100..1000);
-        self.at(delay, Event::WorkerConnects(index, boot));
-    }
-
     pub(crate) fn worker_wakes(&mut self, index: usize, boot: u64) {
         if let Some(until) = self.workers[index].is_stopped(self.now) {
             return self.schedule(until, Event::WorkerWakes(index, boot));
@@ -314,123 +252,6 @@ impl World {
             && agent.wakes_at.take_if(|at| *at <= now).is_some()
         {
             self.tell(index, Input::Tick);
-        }
-    }
-
-    fn worker_sends(&mut self, index: usize, request: Request) {
-        if let Some(id) = self.workers[index].connection() {
-            self.send(id, request);
-        }
-    }
-
-    pub(crate) fn worker_hears(&mut self, index: usize, reply: Reply) {
-        let Some(agent) = &mut self.workers[index].agent else {
-            return;
-        };
-        match reply {
-            Reply::Confirmed(publication) => {
-                if agent.outstanding.remove(&publication).is_some() {
-                    let stored = true;
-                    self.tell(
-                        index,
-                        Input::Confirmed {
-                            publication,
-                            stored,
-                        },
-                    );
-                }
-            }
-            Reply::OutputConfirmed(attempt) => {
-                if agent.outputs.remove(&attempt) {
-                    self.tell(index, Input::OutputSent { attempt });
-                }
-            }
-            Reply::Control(message) => self.tell(index, Input::Control(*message)),
-            Reply::ConsumeOk { channel, consumer } => {
-                if agent.deliveries == Some(channel) {
-                    agent.opening = None;
-                    self.tell(index, Input::Consuming { consumer, channel });
-                }
-            }
-            Reply::ConsumeFailed { channel, consumer } => {
-                if agent.deliveries == Some(channel) {
-                    agent.opening = Some(consumer);
-                    self.channel_gone(index, channel);
-                }
-            }
-            Reply::CancelOk(consumer) => self.tell(index, Input::Cancelled { consumer }),
-            Reply::ConsumerEnded { channel, consumer } => {
-                if agent.deliveries == Some(channel) {
-                    self.tell(index, Input::ConsumerEnded { consumer });
-                }
-            }
-            Reply::ChannelClosed(channel) => {
-                if agent.deliveries == Some(channel) {
-                    self.channel_gone(index, channel);
-                }
-            }
-            Reply::Delivery {
-                channel,
-                consumer,
-                tag,
-                message,
-            } => {
-                let Body::Task(task) = message.body else {
-                    return;
-                };
-                if agent.deliveries != Some(channel) {
-                    return;
-                }
-                agent.numbers += 1;
-                let delivery = DeliveryNumber(agent.numbers);
-                agent.tags.insert(delivery, tag);
-                let attempt = AttemptId(self.uuid());
-                let place = Place {
-                    channel,
-                    consumer,
-                    delivery,
-                };
-                let redelivered = message.redelivered;
-                self.tell(
-                    index,
-                    Input::Delivered {
-                        place,
-                        redelivered,
-                        content: Ok(task),
-                        attempt,
-                    },
-                );
-            }
-            Reply::TaskAnswered { .. } => {}
-        }
-    }
-
-    fn channel_gone(&mut self, index: usize, channel: ChannelNumber) {
-        let Some(agent) = &mut self.workers[index].agent else {
-            return;
-        };
-        agent.deliveries = None;
-        agent.tags.clear();
-        let outstanding: Vec<PublicationNumber> = agent
-            .outstanding
-            .extract_if(.., |_, on| *on == Some(channel))
-            .map(|(publication, _)| publication)
-            .collect();
-        let opening = agent.opening.take();
-        self.tell(index, Input::ChannelClosed { channel });
-        // Whoever waits for a consumer on it hears that it fails.
-        if let Some(consumer) = opening {
-            self.tell(index, Input::ConsumeFailed { consumer });
-        }
-        for publication in outstanding {
-            let stored = false;
-            self.tell(
-                index,
-                Input::Confirmed {
-                    publication,
-                    stored,
-                },
-            );
         }
     }
 
@@ -555,123 +376,6 @@ impl World {
                 self.at(delay, Event::WorkerStarts(index));
             }
         }
-    }
-
-    fn settle_delivery(&mut self, index: usize, place: Place, reject: bool) {
-        let Some(agent) = &mut self.workers[index].agent else {
-            return;
-        };
-        if agent.deliveries != Some(place.channel) {
-            return;
-        }
-        if let Some(tag) = agent.tags.remove(&place.delivery) {
-            let channel = place.channel;
-            self.worker_sends(
-                index,
-                Request::Ack {
-                    channel,
-                    tag,
-                    reject,
-                },
-            );
-        }
-    }
-
-    fn execute(&mut self, index: usize, execution: Execution) {
-        let worker = &mut self.workers[index];
-        let attempt = execution.report.attempt;
-        let mut definition = execution.message.definition.clone();
-        let first = worker.first_seen.entry(execution.report.task);
-        let first = *first.or_insert(definition.revision);
-        if self.mutant == Some(Mutant::RunsOldRevisions) {
-            definition.revision = first;
-        }
-        let journal = Journal {
-            report: execution.report,
-            definition,
-            started: false,
-            end: None,
-            kill: None,
-        };
-        worker.disk.attempts.insert(attempt, journal);
-        let boot = worker.boot;
-        let delay = self.milliseconds(0..20);
-        self.at(delay, Event::Launch(index, boot, attempt));
-    }
-
-    /// The process is made, unless the agent has died in the last moment.
-    pub(crate) fn launch(&mut self, index: usize, boot: u64, attempt: AttemptId) {
-        if let Some(until) = self.workers[index].is_stopped(self.now) {
-            return self.schedule(until, Event::Launch(index, boot, attempt));
-        }
-        let worker = &mut self.workers[index];
-        if worker.boot != boot || worker.agent.is_none() {
-            return;
-        }
-        let Some(journal) = worker.disk.attempts.get_mut(&attempt) else {
-            return;
-        };
-        journal.started = true;
-        let (task, revision) = (journal.report.task, journal.definition.revision.0);
-        let kill = journal.kill.take();
-        let code = i32::from(self.random.random_ratio(1, 8));
-        worker.processes.insert(attempt, Process { task, code });
-        self.process_starts(task, attempt, revision);
-        // Many are short, some are longer than the early ack.
-        let longest = if self.random.random_ratio(1, 4) {
-            60_000
-        } else {
-            3_000
-        };
-        let lasts = self.milliseconds(1..longest);
-        self.at(lasts, Event::ProcessEnds(index, attempt));
-        if let Some(outcome) = kill {
-            self.kill(index, attempt, outcome);
-        }
-    }
-
-    pub(crate) fn process_ends(&mut self, index: usize, attempt: AttemptId) {
-        let worker = &mut self.workers[index];
-        let Some(process) = worker.processes.get(&attempt).copied() else {
-            return;
-        };
-        if let Some(until) = worker.is_stopped(self.now) {
-            // The process is gone; its agent learns of it later.
-            self.ledger.gone(process.task, attempt);
-            return self.schedule(until, Event::ProcessEnds(index, attempt));
-        }
-        worker.processes.remove(&attempt);
-        self.ledger.gone(process.task, attempt);
-        if worker.agent.is_none() {
-            return;
-        }
-        self.ledger.exited(process.task, attempt, process.code);
-        let exit = Exit::Code(process.code);
-        self.record(
-            index,
-            attempt,
-            end(self.now, Some(exit), Outcome::of_exit(exit)),
-        );
-    }
-
-    fn kill(&mut self, index: usize, attempt: AttemptId, outcome: Outcome) {
-        let worker = &mut self.workers[index];
-        if let Some(process) = worker.processes.remove(&attempt) {
-            self.ledger.gone(process.task, attempt);
-            let exit = Some(Exit::Signal(9));
-            self.record(index, attempt, end(self.now, exit, outcome));
-        } else if let Some(journal) = worker.disk.attempts.get_mut(&attempt)
-            && journal.end.is_none()
-        {
-            journal.kill = Some(outcome);
-        }
-    }
-
-    fn record(&mut self, index: usize, attempt: AttemptId, end: AttemptEnd) {
-        if let Some(journal) = self.workers[index].disk.attempts.get_mut(&attempt) {
-            journal.end = Some(end.clone());
-        }
-        self.tell(index, Input::ProcessEnded { attempt, end });
     }
 }
 

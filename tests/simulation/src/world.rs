@@ -80,8 +80,6 @@ pub(crate) struct World {
     pub(crate) ledger: Ledger,
     pub(crate) faults: BTreeMap<Fault, u32>,
     pub(crate) mutant: Option<Mutant>,
-    /// After this nothing breaks any more.
-    pub(crate) calm_from: Duration,
     pub(crate) uuids: u128,
     pub(crate) next_term: u64,
     pub(crate) violation: Option<String>,
@@ -117,7 +115,6 @@ impl World {
             ledger: Ledger::default(),
             faults: BTreeMap::new(),
             mutant,
-            calm_from: TROUBLE,
             uuids: 0,
             next_term: 0,
             violation: None,
@@ -176,10 +173,10 @@ impl World {
             if self.violation.is_some() {
                 break;
             }
-            if self.now > self.calm_from && self.events.is_multiple_of(16) && self.is_at_rest() {
+            if self.now > TROUBLE && self.events.is_multiple_of(16) && self.is_at_rest() {
                 break;
             }
-            if self.now > self.calm_from + PATIENCE {
+            if self.now > TROUBLE + PATIENCE {
                 break;
             }
         }

@@ -328,18 +328,26 @@ async fn what_a_task_leaves_in_its_group_is_killed_with_it() {
     let site = Site::start(1, 0).await;
     let (report, stdout, _) = site.server.run(script("sleep 1000 & echo $!")).await;
     assert_eq!(report.outcome, Some(Outcome::Succeeded));
-    let pid: u32 = String::from_utf8(stdout).unwrap().trim().parse().unwrap();
-    let gone = async {
-        // Killed, and waited for by whoever adopts orphans: nobody tells us.
-        while std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.contains(") Z"))
-        {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+    let pid = String::from_utf8(stdout).unwrap();
+    // Killed, and perhaps waited for already by whoever adopts orphans.
+    ended(pid.trim()).await;
+}
+
+/// Waits until a process has ended that is no child of ours: the kernel says so by its descriptor.
+async fn ended(pid: &str) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return;
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), gone)
-        .await
-        .expect("the background process is gone");
+    let waiting = tokio::task::spawn_blocking(move || {
+        let deadline = Timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        };
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&deadline))
+    });
+    assert_eq!(waiting.await.unwrap(), Ok(1), "the process has ended");
 }
 
 #[tokio::test]
@@ -425,14 +433,7 @@ async fn what_outlives_its_task_writes_into_no_other_tasks_output() {
         );
         assert!(stderr.is_empty());
     }
-    let process = format!("/proc/{}", std::fs::read_to_string(&pid).unwrap().trim());
+    let pid = std::fs::read_to_string(&pid).unwrap();
     std::fs::write(&stop, "").unwrap();
-    let gone = async {
-        while std::path::Path::new(&process).exists() {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_mins(1), gone)
-        .await
-        .unwrap();
+    ended(pid.trim()).await;
 }

@@ -11,7 +11,7 @@ use scitq_broker::topology::{
 };
 use scitq_broker::{Broker, Channel, Connection, Message, QueueType};
 use scitq_shared::definition::TaskDefinition;
-use scitq_shared::ids::{AttemptId, DispatchId, Epoch, Revision, TaskId};
+use scitq_shared::ids::{AttemptId, DispatchId, Epoch, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::{Chunk, Stream, StreamEnd};
 use scitq_shared::protocol::{
@@ -438,23 +438,7 @@ async fn serve(
 }
 
 pub fn definition(command: &str) -> TaskDefinition {
-    TaskDefinition {
-        revision: Revision(1),
-        name: None,
-        command: command.to_owned(),
-        shell: None,
-        container: None,
-        container_options: None,
-        input: Vec::new(),
-        output: None,
-        resource: Vec::new(),
-        download_timeout_seconds: None,
-        run_timeout_seconds: None,
-        use_cache: false,
-        weight: 1,
-        uid: None,
-        gid: None,
-    }
+    TaskDefinition::bare(command)
 }
 
 /// A script that says that it has begun and then waits for the file `go` in the work directory.

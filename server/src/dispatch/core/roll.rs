@@ -55,6 +55,7 @@ impl Roll {
         now < self.barred_until
     }
 
+    #[cfg(test)]
     pub(super) fn unaccounted(&self) -> usize {
         self.asked.len()
     }
@@ -233,14 +234,13 @@ impl Core {
             barred_until: now + BARRED,
             again_at: now + ASK_AGAIN.0,
             again_after: ASK_AGAIN.0,
-            // Without workers everything is missing at once.
             look_at: None,
             looking: false,
         };
         roll.ask(&mut self.effects);
         self.windows.outside(batch, roll.asked.len());
-        let work = self.work.entry(batch.clone()).or_default();
         work.roll = Some(roll);
+        // Without workers everything is missing at once.
         self.look_if_missing(now, batch);
     }
 

@@ -1,6 +1,8 @@
 //! The separate pair: parts of it go away and come back.
 
-use scitq_e2e::{Pair, Separate, Setup, System, WORKER, eventually};
+use std::path::Path;
+
+use scitq_e2e::{Gate, Pair, Separate, Setup, System, WORKER, eventually};
 use scitq_testkit::{LocalTcpProxy, Postgres, RabbitMq};
 use serde_json::json;
 
@@ -8,18 +10,23 @@ async fn separate(setup: Setup) -> Separate {
     Separate::start(setup).await
 }
 
-#[tokio::test]
-async fn workers_go_on_while_the_server_is_away() {
-    let mut system = separate(Setup::default()).await;
-    let gate = system.gate("server away");
-    let file = system.directory().join("ran");
+/// Submits tasks that wait for the gate, add their id to the file and print a line.
+async fn leave_traces(system: &Separate, gate: &Gate, file: &Path, tasks: usize) -> Vec<i64> {
     let script = format!(
         "{}; echo $SCITQ_TASK_ID >> {}; echo out",
         gate.before("true"),
         file.display()
     );
-    let series = vec![json!({"command": script, "shell": "sh"}); 40];
-    let tasks = system.submit(&json!(series)).await;
+    let series = vec![json!({"command": script, "shell": "sh"}); tasks];
+    system.submit(&json!(series)).await
+}
+
+#[tokio::test]
+async fn workers_go_on_while_the_server_is_away() {
+    let mut system = separate(Setup::default()).await;
+    let gate = system.gate("server away");
+    let file = system.directory().join("ran");
+    let tasks = leave_traces(&system, &gate, &file, 40).await;
     eventually("all tasks are in the queue", || async {
         let body = json!({"task_ids": tasks});
         let progress = system
@@ -69,13 +76,7 @@ async fn a_broker_that_lost_everything_loses_no_task() {
     system.worker(WORKER, "running").await;
     let gate = system.gate("broker wiped");
     let file = system.directory().join("ran");
-    let script = format!(
-        "{}; echo $SCITQ_TASK_ID >> {}; echo out",
-        gate.before("true"),
-        file.display()
-    );
-    let series = vec![json!({"command": script, "shell": "sh"}); 300];
-    let tasks = system.submit(&json!(series)).await;
+    let tasks = leave_traces(&system, &gate, &file, 300).await;
     system.running(&tasks, 2).await;
     // The window is in the broker, and some tasks wait outside.
     eventually("a window with tasks beyond it", || async {

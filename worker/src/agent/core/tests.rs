@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use scitq_shared::definition::TaskDefinition;
 use scitq_shared::execution::{Exit, FailureReason, Outcome};
-use scitq_shared::ids::{DispatchId, Revision, TaskId};
+use scitq_shared::ids::{DispatchId, TaskId};
 use scitq_shared::protocol::{AttemptPhase, ControlCommand, ControlMessage, WorkerEvent};
 
 use super::*;
@@ -13,21 +13,8 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) fn task(number: i64, weight: u16) -> TaskMessage {
     let definition = TaskDefinition {
-        revision: Revision(1),
-        name: None,
-        command: "true".to_owned(),
-        shell: None,
-        container: None,
-        container_options: None,
-        input: Vec::new(),
-        output: None,
-        resource: Vec::new(),
-        download_timeout_seconds: None,
-        run_timeout_seconds: None,
-        use_cache: false,
         weight,
-        uid: None,
-        gid: None,
+        ..TaskDefinition::bare("true")
     };
     let batch = BatchName::default();
     TaskMessage::new(
