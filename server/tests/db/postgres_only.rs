@@ -53,11 +53,15 @@ async fn a_restarted_server_is_used_again() {
 /// A leader that is stopped inside a transaction does not keep the leadership: the database ends the transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_stopped_inside_a_transaction_is_succeeded() {
-    let fixture = Fixture::postgres().await;
-    let epoch = fixture.lead().await;
+    // A server of its own: an open transaction keeps the dead rows of every database of its server.
+    let postgres = scitq_testkit::Postgres::start().await;
+    let server = Database::connect(&SecretUrl::new(postgres.database().await), 4)
+        .await
+        .unwrap();
+    let epoch = server.take_leadership("one", Epoch(0)).await.unwrap();
     let (stopped, stands) = std::sync::mpsc::channel();
     let (resume, resumed) = std::sync::mpsc::channel();
-    let db = fixture.db.clone();
+    let db = server.clone();
     let old = std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(db.project(epoch, &Needs::default(), Vec::new(), move |_| {
@@ -70,7 +74,7 @@ async fn a_leader_stopped_inside_a_transaction_is_succeeded() {
     tokio::task::spawn_blocking(move || stands.recv().unwrap())
         .await
         .unwrap();
-    let new = soon(fixture.db.take_leadership("another", epoch))
+    let new = soon(server.take_leadership("another", epoch))
         .await
         .unwrap();
     assert!(new > epoch);
