@@ -45,7 +45,13 @@ text_enum! {
         NotExecutable = "not_executable",
         /// The process could not be started for another reason.
         StartFailed = "start_failed",
-        /// The worker could not prepare the attempt (work directory, disk full, user id).
+        /// The kernel killed it because memory ran out; said only on the kernel's word.
+        OutOfMemory = "out_of_memory",
+        /// It ran for longer than it was given.
+        Timeout = "timeout",
+        /// The worker could not prepare the attempt because a disk is full.
+        DiskFull = "disk_full",
+        /// The worker could not prepare the attempt for another reason (work directory, user id).
         WorkerFault = "worker_fault",
         /// The worker does not offer what the task asks for (a container before the container runner is set up, say).
         Unsupported = "unsupported",

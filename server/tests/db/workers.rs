@@ -15,6 +15,7 @@ use crate::projector::{Attempt, apply, project};
 
 pub fn hello(batch_name: &str, concurrency: u16) -> Hello {
     Hello {
+        boots: 1,
         hostname: "host\0".to_owned(),
         program_version: "0.1.0".to_owned(),
         cores: 8,

@@ -173,6 +173,7 @@ impl PlayedWorker {
             connection,
         };
         let hello = Hello {
+            boots: 1,
             hostname: "host".into(),
             program_version: "0".into(),
             cores: 2,

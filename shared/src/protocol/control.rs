@@ -76,4 +76,10 @@ pub enum ControlCommand {
         /// The attempts.
         attempts: Vec<AttemptId>,
     },
+    /// Start the agent anew, on the program that stands in its file now. What runs goes on running (D10). A request for
+    /// an earlier start has been met.
+    Restart {
+        /// The start of the agent that the request is for, as its hello counts them.
+        boots: u32,
+    },
 }

@@ -182,6 +182,9 @@ pub struct Hello {
     pub initial: DesiredState,
     /// Version of the desired state that it follows now, 0 when it has never been told one.
     pub desired_version: i64,
+    /// How many times its agent was started on this incarnation's directory, this start included.
+    #[serde(default)]
+    pub boots: u32,
     /// All attempts it holds.
     pub inventory: Vec<InventoryItem>,
 }

@@ -48,6 +48,7 @@ impl Core {
             memory_bytes: self.identity.memory_bytes,
             initial: self.rules.initial.clone(),
             desired_version: self.desired_version(),
+            boots: self.identity.boots,
             inventory: self.inventory(),
         };
         self.publish(now, None, Publication::Hello, WorkerEvent::Hello(hello));
