@@ -40,7 +40,8 @@ struct Account {
 }
 
 impl Postgres {
-    /// Starts a server that does not wait for the disk: fast, and safe against its own crash though not the machine's.
+    /// Starts a server that does not wait for the disk: fast, and safe against its own crash though not the machine's
+    /// (what is committed has been handed to the kernel).
     pub async fn start() -> Self {
         Self::start_with(false).await
     }
@@ -104,6 +105,26 @@ impl Postgres {
         .await;
     }
 
+    /// Stops the server if it runs and deletes all its databases; the next [`restart`](Self::restart) starts an empty one.
+    ///
+    /// # Panics
+    /// If the data cannot be deleted, or made anew.
+    pub async fn wipe(&self) {
+        self.with_server(|server| {
+            server.stop();
+            server.remove_shared_memory();
+            let data = server.data();
+            fs::remove_dir_all(&data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
+            server.initialize();
+        })
+        .await;
+    }
+
+    /// The file that holds all that the server has said, over restarts.
+    pub fn log_file(&self) -> PathBuf {
+        self.0.log_file()
+    }
+
     /// Stops the server in an orderly way, ending its connections. What is on disk stays.
     pub async fn stop(&self) {
         self.with_server(Server::stop).await;
@@ -131,6 +152,10 @@ impl Server {
 
     fn data(&self) -> PathBuf {
         self.scratch.path().join("data")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.scratch.path().join("log.txt")
     }
 
     fn url(&self, database: &str) -> String {
@@ -191,13 +216,33 @@ impl Server {
                 "fsync=off",
                 "-c",
                 "full_page_writes=off",
-                "-c",
-                "synchronous_commit=off",
             ]);
         }
+        // Kept in the data directory rather than in /dev/shm, where a killed server would leave it.
+        command.args(["-c", "dynamic_shared_memory_type=mmap"]);
         // Told to quit at once, it removes its shared memory, which a kill would leave.
         let ready = "database system is ready to accept connections";
-        *service = Some(Service::start("PostgreSQL", command, ready, Signal::QUIT));
+        *service = Some(Service::start(
+            "PostgreSQL",
+            command,
+            ready,
+            Signal::QUIT,
+            &self.log_file(),
+        ));
+    }
+
+    /// Removes the segment of System V shared memory that a killed server has left, by which it would know at its next
+    /// start whether processes of it still live.
+    fn remove_shared_memory(&self) {
+        // Only a server that did not end by itself leaves this file; the second number of its seventh line is the segment.
+        let Ok(text) = fs::read_to_string(self.data().join("postmaster.pid")) else {
+            return;
+        };
+        let segment = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+        if let Some(segment) = segment {
+            // It may be gone, and a few bytes left behind harm nobody.
+            let _ = Command::new("ipcrm").args(["-m", segment]).output();
+        }
     }
 
     fn stop(&self) {
@@ -221,6 +266,16 @@ impl Server {
             "-c",
             statement,
         ]));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // One that runs removes what it uses itself.
+        let running = self.lock().take();
+        if running.is_none() {
+            self.remove_shared_memory();
+        }
     }
 }
 
