@@ -55,7 +55,10 @@ impl Api {
         let until = Instant::now() + PATIENCE;
         while let Some(reason) = self.not_ready(server).await {
             if Instant::now() > until {
-                bail!("the server is not ready within {} s: {reason}", PATIENCE.as_secs());
+                bail!(
+                    "the server is not ready within {} s: {reason}",
+                    PATIENCE.as_secs()
+                );
             }
             sleep(PAUSE).await;
         }
@@ -65,15 +68,19 @@ impl Api {
     /// Submits tasks, again and again until the answer is there: their keys make the same of it every time. Returns their
     /// ids in order.
     pub(crate) async fn submit(&self, tasks: &Value) -> anyhow::Result<Vec<i64>> {
-        let created: Vec<Value> = self.json(Method::POST, "/api/v1/tasks", Some(tasks)).await?;
+        let created: Vec<Value> = self
+            .json(Method::POST, "/api/v1/tasks", Some(tasks))
+            .await?;
         let ids = created.iter().map(|task| task["task_id"].as_i64());
-        ids.collect::<Option<_>>().context("a created task without an id")
+        ids.collect::<Option<_>>()
+            .context("a created task without an id")
     }
 
     /// How far all these tasks are.
     pub(crate) async fn progress(&self, tasks: &[i64]) -> anyhow::Result<Progress> {
         let body = json!({ "task_ids": tasks });
-        self.json(Method::POST, "/api/v1/progress", Some(&body)).await
+        self.json(Method::POST, "/api/v1/progress", Some(&body))
+            .await
     }
 
     /// All executions, the oldest first.
@@ -97,7 +104,8 @@ impl Api {
 
     /// The counters that do not agree with the tasks.
     pub(crate) async fn mismatches(&self) -> anyhow::Result<Vec<CounterMismatch>> {
-        self.json(Method::GET, "/api/v1/maintenance/counters", None).await
+        self.json(Method::GET, "/api/v1/maintenance/counters", None)
+            .await
     }
 
     /// The status of each worker by name.
@@ -106,14 +114,18 @@ impl Api {
         let text = |worker: &Value, field: &str| worker[field].as_str().map(str::to_owned);
         let workers = page.items.iter();
         let pairs = workers.map(|worker| Some((text(worker, "name")?, text(worker, "status")?)));
-        pairs.collect::<Option<_>>().context("a worker without a name")
+        pairs
+            .collect::<Option<_>>()
+            .context("a worker without a name")
     }
 
     /// Lets a paused worker work.
     pub(crate) async fn resume(&self, worker: &str) -> anyhow::Result<()> {
         let path = format!("/api/v1/workers/{worker}");
         let change = json!({ "paused": false });
-        self.request(Method::PATCH, &path, Some(&change)).await.map(drop)
+        self.request(Method::PATCH, &path, Some(&change))
+            .await
+            .map(drop)
     }
 
     async fn json<T: DeserializeOwned>(
@@ -150,7 +162,10 @@ impl Api {
             match answer.await {
                 Ok((status, bytes)) if status.is_success() => return Ok(bytes.to_vec()),
                 Ok((status, bytes)) if status.is_client_error() => {
-                    bail!("{method} {path}: {status}: {}", String::from_utf8_lossy(&bytes))
+                    bail!(
+                        "{method} {path}: {status}: {}",
+                        String::from_utf8_lossy(&bytes)
+                    )
                 }
                 Ok((status, bytes)) => {
                     trouble = format!("{status}: {}", String::from_utf8_lossy(&bytes));
@@ -159,6 +174,9 @@ impl Api {
             }
             sleep(PAUSE).await;
         }
-        bail!("{method} {path}: no good answer within {} s: {trouble}", PATIENCE.as_secs())
+        bail!(
+            "{method} {path}: no good answer within {} s: {trouble}",
+            PATIENCE.as_secs()
+        )
     }
 }

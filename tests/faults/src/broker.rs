@@ -85,12 +85,14 @@ pub(crate) async fn purge(node: &RabbitMq, queue: &str) {
 
 /// Raises the disk alarm: the broker takes no messages any more.
 pub(crate) async fn raise_alarm(node: &RabbitMq) {
-    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(\"1000TB\"), ok.").await;
+    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(\"1000TB\"), ok.")
+        .await;
 }
 
 /// Ends the disk alarm.
 pub(crate) async fn end_alarm(node: &RabbitMq) {
-    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(\"10MB\"), ok.").await;
+    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(\"10MB\"), ok.")
+        .await;
 }
 
 #[cfg(test)]

@@ -258,7 +258,11 @@ mod tests {
         for fault in Fault::TOGETHER {
             let own = Case::Series(*fault).description();
             assert_eq!(own.case, Case::Series(*fault));
-            assert!(own.needs.iter().all(|need| mixed.contains(need)), "{}", own.name);
+            assert!(
+                own.needs.iter().all(|need| mixed.contains(need)),
+                "{}",
+                own.name
+            );
         }
     }
 }

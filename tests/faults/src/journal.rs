@@ -57,7 +57,10 @@ impl Journal {
 
     /// How many lines contain a text.
     pub(crate) fn count_of(&self, text: &str) -> usize {
-        self.lines().iter().filter(|line| line.contains(text)).count()
+        self.lines()
+            .iter()
+            .filter(|line| line.contains(text))
+            .count()
     }
 
     /// The newest number that stands behind a text.
@@ -88,7 +91,10 @@ impl Journal {
         let waited = timeout(patience, count.wait_for(|_| find().is_some())).await;
         // The sender lives as long as this value.
         let _ = waited.with_context(|| {
-            format!("the log never says {texts:?} within {} s", patience.as_secs())
+            format!(
+                "the log never says {texts:?} within {} s",
+                patience.as_secs()
+            )
         })?;
         find().context("a line that was found is gone")
     }

@@ -28,7 +28,9 @@ impl Ledger {
     pub(crate) fn ids(&self) -> anyhow::Result<Vec<i64>> {
         // Before the first task there is no file.
         let text = std::fs::read(&self.0).unwrap_or_default();
-        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = text
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty());
         lines
             .map(|line| {
                 let line = std::str::from_utf8(line).ok();
@@ -54,7 +56,10 @@ impl Ledger {
             if now > seen {
                 (seen, since) = (now, Instant::now());
             } else if since.elapsed() > PATIENCE {
-                bail!("after {seen} of {ids} tasks nothing starts for {} s", PATIENCE.as_secs());
+                bail!(
+                    "after {seen} of {ids} tasks nothing starts for {} s",
+                    PATIENCE.as_secs()
+                );
             }
         }
         Ok(())

@@ -71,7 +71,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if !processes::kill(&self.path) {
-            eprintln!("faults: processes of {} cannot be killed", self.path.display());
+            eprintln!(
+                "faults: processes of {} cannot be killed",
+                self.path.display()
+            );
         }
         unmount_below(&self.path);
         if let Err(error) = fs::remove_dir_all(&self.path) {
@@ -85,7 +88,13 @@ pub(crate) fn sweep() {
     for mounted in mounts(&std::env::temp_dir()) {
         let owner = mounted
             .components()
-            .find_map(|part| part.as_os_str().to_str()?.strip_prefix(PREFIX)?.split('-').next())
+            .find_map(|part| {
+                part.as_os_str()
+                    .to_str()?
+                    .strip_prefix(PREFIX)?
+                    .split('-')
+                    .next()
+            })
             .and_then(|number| number.parse::<u32>().ok());
         if owner.is_some_and(|owner| !Path::new(&format!("/proc/{owner}")).exists()) {
             unmount(&mounted);
@@ -96,7 +105,13 @@ pub(crate) fn sweep() {
 /// Puts a file system of this size into a directory. Only root may.
 pub(crate) fn mount(directory: &Path, mebibytes: u32) -> anyhow::Result<()> {
     let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "scitq-faults"])
+        .args([
+            "-t",
+            "tmpfs",
+            "-o",
+            &format!("size={mebibytes}m"),
+            "scitq-faults",
+        ])
         .arg(directory)
         .output()
         .context("mount cannot be started")?;
@@ -125,6 +140,8 @@ fn mounts(below: &Path) -> Vec<PathBuf> {
     let ours = table
         .lines()
         .filter(|line| line.starts_with("scitq-faults "));
-    let paths = ours.filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    let paths = ours
+        .filter_map(|line| line.split(' ').nth(1))
+        .map(PathBuf::from);
     paths.filter(|path| path.starts_with(below)).collect()
 }

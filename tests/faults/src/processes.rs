@@ -22,15 +22,23 @@ pub(crate) fn of(directory: &Path) -> Vec<Found> {
     };
     let mut found = Vec::new();
     for process in processes.flatten() {
-        let number = process.file_name().to_str().and_then(|text| text.parse().ok());
-        let Some(pid) = number.and_then(Pid::from_raw).filter(|pid| *pid != getpid()) else {
+        let number = process
+            .file_name()
+            .to_str()
+            .and_then(|text| text.parse().ok());
+        let Some(pid) = number
+            .and_then(Pid::from_raw)
+            .filter(|pid| *pid != getpid())
+        else {
             continue;
         };
         // Gone meanwhile, or another user's: not ours.
         let read = |file: &str| fs::read(process.path().join(file)).unwrap_or_default();
         let command = read("cmdline");
         if names(&command, &name) || names(&read("environ"), &name) {
-            let words = command.split(|byte| *byte == 0).map(String::from_utf8_lossy);
+            let words = command
+                .split(|byte| *byte == 0)
+                .map(String::from_utf8_lossy);
             let command = words.collect::<Vec<_>>().join(" ").trim_end().to_owned();
             found.push(Found { pid, command });
         }

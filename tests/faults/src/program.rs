@@ -28,7 +28,10 @@ pub(crate) fn path(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("this program does not know where it is")?;
     let path = own.with_file_name(name);
     if !path.exists() {
-        bail!("{} is not there: run `cargo build --workspace --bins`", path.display());
+        bail!(
+            "{} is not there: run `cargo build --workspace --bins`",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -53,7 +56,9 @@ impl Program {
         unsafe {
             command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?));
         }
-        let child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("{name} cannot be started"))?;
         // The command holds the writing ends.
         drop(command);
         let journal = journal.clone();
@@ -92,7 +97,11 @@ impl Program {
                 Some(status) if status.success() => return Ok(()),
                 Some(status) => bail!("{} ends with {status} when it is stopped", self.name),
                 None if Instant::now() > until => {
-                    bail!("{} does not end within {} s", self.name, END_WITHIN.as_secs())
+                    bail!(
+                        "{} does not end within {} s",
+                        self.name,
+                        END_WITHIN.as_secs()
+                    )
                 }
                 None => sleep(LOOK_EVERY).await,
             }

@@ -128,8 +128,7 @@ mod tests {
 
     #[test]
     fn a_seed_makes_the_same_schedule_and_another_one_another() {
-        let schedule =
-            |seed| Schedule::new(Case::Series(Fault::BrokerKill), seed, 300, 4);
+        let schedule = |seed| Schedule::new(Case::Series(Fault::BrokerKill), seed, 300, 4);
         assert_eq!(schedule(7), schedule(7));
         assert_ne!(schedule(7), schedule(8));
     }
@@ -138,8 +137,7 @@ mod tests {
     fn faults_strike_where_tasks_are() {
         for (tasks, times) in [(300, 4), (16, 1), (7, 3), (2, 1)] {
             for seed in 0..50 {
-                let schedule =
-                    Schedule::new(Case::Series(Fault::WorkerKill), seed, tasks, times);
+                let schedule = Schedule::new(Case::Series(Fault::WorkerKill), seed, tasks, times);
                 assert_eq!(schedule.tasks(), tasks);
                 assert_eq!(schedule.strikes.len(), times);
                 assert_eq!(schedule.portions.len(), times + 1);

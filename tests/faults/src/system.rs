@@ -44,8 +44,7 @@ impl Services {
         let options = RabbitOptions {
             configuration: lines,
         };
-        let (broker, database) =
-            tokio::join!(RabbitMq::start_with(options), Postgres::start());
+        let (broker, database) = tokio::join!(RabbitMq::start_with(options), Postgres::start());
         Self { broker, database }
     }
 }
@@ -168,11 +167,22 @@ impl<'a> System<'a> {
         command
             .arg("--config")
             .arg(self.place.path("scitq.toml"))
-            .env("SCITQ_BROKER_URL", format!("{broker_url}?heartbeat={HEARTBEAT_SECONDS}"))
-            .env("SCITQ_WORKER_CONCURRENCY", self.setup.concurrency.to_string())
+            .env(
+                "SCITQ_BROKER_URL",
+                format!("{broker_url}?heartbeat={HEARTBEAT_SECONDS}"),
+            )
+            .env(
+                "SCITQ_WORKER_CONCURRENCY",
+                self.setup.concurrency.to_string(),
+            )
             .env("SCITQ_WORKER_PREFETCH", self.setup.prefetch.to_string())
             .env("SCITQ_WORKER_HEARTBEAT_SECONDS", "1")
-            .envs(self.setup.settings.iter().map(|(name, value)| (*name, value)));
+            .envs(
+                self.setup
+                    .settings
+                    .iter()
+                    .map(|(name, value)| (*name, value)),
+            );
         Ok(command)
     }
 
@@ -210,8 +220,12 @@ impl<'a> System<'a> {
     pub(crate) fn leader(&self) -> anyhow::Result<usize> {
         let epoch = |server: &Server| server.journal.newest_number(&format!("{LEADS} epoch="));
         let leaders = self.servers.iter().enumerate();
-        let newest = leaders.filter_map(|(number, server)| Some((epoch(server)?, number))).max();
-        newest.map(|(_, number)| number).context("no server has led yet")
+        let newest = leaders
+            .filter_map(|(number, server)| Some((epoch(server)?, number)))
+            .max();
+        newest
+            .map(|(_, number)| number)
+            .context("no server has led yet")
     }
 
     /// How many servers there are.
@@ -220,7 +234,9 @@ impl<'a> System<'a> {
     }
 
     pub(crate) fn server_name(&self, number: usize) -> String {
-        self.servers.get(number).map_or_else(String::new, |server| server.name.clone())
+        self.servers
+            .get(number)
+            .map_or_else(String::new, |server| server.name.clone())
     }
 
     /// What a server has said.
@@ -236,12 +252,21 @@ impl<'a> System<'a> {
     /// Stops a server in an orderly way.
     pub(crate) async fn stop_server(&mut self, number: usize) -> anyhow::Result<()> {
         let server = self.server_mut(number)?;
-        server.program.take().context("the server runs")?.stop().await
+        server
+            .program
+            .take()
+            .context("the server runs")?
+            .stop()
+            .await
     }
 
     pub(crate) fn signal_server(&self, number: usize, signal: Signal) -> anyhow::Result<()> {
         let server = self.servers.get(number).context("no such server")?;
-        server.program.as_ref().context("the server runs")?.signal(signal);
+        server
+            .program
+            .as_ref()
+            .context("the server runs")?
+            .signal(signal);
         Ok(())
     }
 
@@ -265,7 +290,11 @@ impl<'a> System<'a> {
         self.workers.insert(name.clone(), worker);
         let state = self.state_directory(&name);
         std::fs::create_dir_all(&state)?;
-        if let Some(size) = self.setup.small_disk_mebibytes.filter(|_| self.workers_made == 1) {
+        if let Some(size) = self
+            .setup
+            .small_disk_mebibytes
+            .filter(|_| self.workers_made == 1)
+        {
             crate::place::mount(&state, size)?;
         }
         self.start_worker(&name)?;
@@ -286,11 +315,15 @@ impl<'a> System<'a> {
     }
 
     fn worker(&self, name: &str) -> anyhow::Result<&Worker> {
-        self.workers.get(name).with_context(|| format!("there is no worker {name}"))
+        self.workers
+            .get(name)
+            .with_context(|| format!("there is no worker {name}"))
     }
 
     fn worker_mut(&mut self, name: &str) -> anyhow::Result<&mut Worker> {
-        self.workers.get_mut(name).with_context(|| format!("there is no worker {name}"))
+        self.workers
+            .get_mut(name)
+            .with_context(|| format!("there is no worker {name}"))
     }
 
     /// Names of all workers.
@@ -302,7 +335,11 @@ impl<'a> System<'a> {
     pub(crate) fn some_worker(&self, number: u64) -> anyhow::Result<String> {
         let count = self.workers.len().max(1) as u64;
         let place = usize::try_from(number % count)?;
-        self.workers.keys().nth(place).cloned().context("there are workers")
+        self.workers
+            .keys()
+            .nth(place)
+            .cloned()
+            .context("there are workers")
     }
 
     pub(crate) fn worker_directory(&self, name: &str) -> PathBuf {
@@ -330,14 +367,21 @@ impl<'a> System<'a> {
 
     pub(crate) fn signal_worker(&self, name: &str, signal: Signal) -> anyhow::Result<()> {
         let worker = self.worker(name)?;
-        worker.program.as_ref().context("the worker runs")?.signal(signal);
+        worker
+            .program
+            .as_ref()
+            .context("the worker runs")?
+            .signal(signal);
         Ok(())
     }
 
     /// Kills everything of a worker and deletes its directories, as a machine would that burns down.
     pub(crate) async fn destroy_worker(&mut self, name: &str) -> anyhow::Result<()> {
         self.kill_worker(name)?;
-        let worker = self.workers.remove(name).context("there is such a worker")?;
+        let worker = self
+            .workers
+            .remove(name)
+            .context("there is such a worker")?;
         worker.line.cut().await;
         let directory = self.worker_directory(name);
         if !processes::kill(&directory) {
@@ -361,7 +405,10 @@ impl<'a> System<'a> {
     pub(crate) async fn stop_workers(&mut self) -> anyhow::Result<()> {
         for (name, worker) in &mut self.workers {
             let program = worker.program.take().context("the worker runs")?;
-            program.stop().await.with_context(|| format!("worker {name}"))?;
+            program
+                .stop()
+                .await
+                .with_context(|| format!("worker {name}"))?;
         }
         Ok(())
     }
@@ -376,18 +423,15 @@ impl<'a> System<'a> {
 
     /// Waits until the broker has given up the connections of this name.
     pub(crate) async fn given_up(&self, connection: &str) -> anyhow::Result<()> {
-        self.until(&format!("the broker has given up {connection:?}"), || async {
-            Ok(!broker::knows_connection(&self.services.broker, connection).await)
-        })
+        self.until(
+            &format!("the broker has given up {connection:?}"),
+            || async { Ok(!broker::knows_connection(&self.services.broker, connection).await) },
+        )
         .await
     }
 
     /// Looks again and again until something is so.
-    pub(crate) async fn until<F>(
-        &self,
-        what: &str,
-        is_so: impl Fn() -> F,
-    ) -> anyhow::Result<()>
+    pub(crate) async fn until<F>(&self, what: &str, is_so: impl Fn() -> F) -> anyhow::Result<()>
     where
         F: Future<Output = anyhow::Result<bool>>,
     {

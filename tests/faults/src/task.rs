@@ -76,7 +76,11 @@ mod tests {
         std::fs::write(path("task.sh"), SCRIPT).unwrap();
         let mut sizes = Vec::new();
         for task in 1..=60 {
-            let effect = if task % 2 == 0 { Effect::First } else { Effect::Last };
+            let effect = if task % 2 == 0 {
+                Effect::First
+            } else {
+                Effect::Last
+            };
             let ran = Command::new("sh")
                 .arg(path("task.sh"))
                 .args([path("ledger"), path("ended")])
@@ -89,7 +93,10 @@ mod tests {
             assert!(ran.stderr == output(task, Stream::Stderr), "task {task}");
             sizes.push(ran.stdout.len());
         }
-        assert!(sizes.contains(&0) && sizes.iter().any(|size| *size > 100_000), "{sizes:?}");
+        assert!(
+            sizes.contains(&0) && sizes.iter().any(|size| *size > 100_000),
+            "{sizes:?}"
+        );
         let ids: Vec<String> = (1..=60).map(|task| format!("{task}\n")).collect();
         for file in ["ledger", "ended"] {
             assert_eq!(std::fs::read_to_string(path(file)).unwrap(), ids.concat());

@@ -211,12 +211,7 @@ impl Server {
         ));
         command.args(["-c", "shared_buffers=64MB", "-c", "max_connections=200"]);
         if !self.durable {
-            command.args([
-                "-c",
-                "fsync=off",
-                "-c",
-                "full_page_writes=off",
-            ]);
+            command.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
         }
         // Kept in the data directory rather than in /dev/shm, where a killed server would leave it.
         command.args(["-c", "dynamic_shared_memory_type=mmap"]);
@@ -238,7 +233,10 @@ impl Server {
         let Ok(text) = fs::read_to_string(self.data().join("postmaster.pid")) else {
             return;
         };
-        let segment = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1));
+        let segment = text
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().nth(1));
         if let Some(segment) = segment {
             // It may be gone, and a few bytes left behind harm nobody.
             let _ = Command::new("ipcrm").args(["-m", segment]).output();

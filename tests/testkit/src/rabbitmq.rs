@@ -235,8 +235,7 @@ impl Node {
             &self.epmd_port.to_string(),
         ]);
         let log = self.log_file();
-        let port_mapper =
-            Service::start("epmd", port_mapper, "epmd running", Signal::KILL, &log);
+        let port_mapper = Service::start("epmd", port_mapper, "epmd running", Signal::KILL, &log);
         let node = Service::start(
             "RabbitMQ",
             self.command(),
