@@ -27,7 +27,8 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Report {
     let done: Mutex<Vec<(usize, Outcome)>> = Mutex::default();
     let lanes = (0..options.lanes).map(|_| async {
         let mut services = None;
-        while let Some((number, case)) = locked(&waiting).pop_front() {
+        // Taken out in a function of its own: in the loop's head the lock would be held while the case runs.
+        while let Some((number, case)) = next(&waiting) {
             let outcome = one(case, options, seed, &mut services).await;
             locked(&done).push((number, outcome));
         }
@@ -39,6 +40,10 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Report {
         seed,
         cases: done.into_iter().map(|(_, outcome)| outcome).collect(),
     }
+}
+
+fn next(waiting: &Mutex<VecDeque<(usize, Case)>>) -> Option<(usize, Case)> {
+    locked(waiting).pop_front()
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
