@@ -4,37 +4,39 @@ use anyhow::Context as _;
 use scitq_testkit::RabbitMq;
 
 /// Messages of each queue.
+///
+/// Names are asked for as lists of bytes: binaries are shown as numbers.
 pub(crate) async fn queues(node: &RabbitMq) -> anyhow::Result<Vec<(String, u64)>> {
     let answer = node
         .evaluate(
-            "[{N, M} || [{name, {resource, _, queue, N}}, {messages, M}] \
+            "[{binary_to_list(N), M} || [{name, {resource, _, queue, N}}, {messages, M}] \
              <- rabbit_amqqueue:info_all(<<\"/\">>, [name, messages])].",
         )
         .await;
     read_queues(&answer).with_context(|| format!("the broker's list of queues: {answer}"))
 }
 
-/// Reads `{ok, [{<<"name">>,0},…]}`.
+/// Reads `{ok, [{"name", 0}, …]}`. Every scitq has the queue of rejected messages: a list without it was not understood.
 fn read_queues(answer: &str) -> Option<Vec<(String, u64)>> {
     let mut queues = Vec::new();
-    for part in answer.split("<<\"").skip(1) {
-        let (name, rest) = part.split_once("\">>")?;
-        let number = rest.trim_start_matches([',', ' ', '\n']);
-        let (number, _) = number.split_once('}')?;
+    for part in answer.split("{\"").skip(1) {
+        let (name, rest) = part.split_once("\",")?;
+        let (number, _) = rest.split_once('}')?;
         queues.push((name.to_owned(), number.trim().parse().ok()?));
     }
-    Some(queues)
+    let known = queues.iter().any(|(name, _)| name == "scitq.rejected");
+    known.then_some(queues)
 }
 
 /// True while the broker has a connection of this name, or of this name and a word more.
 pub(crate) async fn knows_connection(node: &RabbitMq, name: &str) -> bool {
     let answer = node
         .evaluate(
-            "[N || [{client_properties, P}] <- rabbit_networking:connection_info_all([client_properties]), \
+            "[binary_to_list(N) || [{client_properties, P}] <- rabbit_networking:connection_info_all([client_properties]), \
              is_list(P), {<<\"connection_name\">>, longstr, N} <- P].",
         )
         .await;
-    [format!("<<\"{name}\">>"), format!("<<\"{name} ")]
+    [format!("\"{name}\""), format!("\"{name} ")]
         .iter()
         .any(|text| answer.contains(text))
 }
@@ -85,13 +87,13 @@ pub(crate) async fn purge(node: &RabbitMq, queue: &str) {
 
 /// Raises the disk alarm: the broker takes no messages any more.
 pub(crate) async fn raise_alarm(node: &RabbitMq) {
-    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(\"1000TB\"), ok.")
+    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(1000000000000000), ok.")
         .await;
 }
 
 /// Ends the disk alarm.
 pub(crate) async fn end_alarm(node: &RabbitMq) {
-    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(\"10MB\"), ok.")
+    node.evaluate("rabbit_disk_monitor:set_disk_free_limit(10000000), ok.")
         .await;
 }
 
@@ -101,13 +103,18 @@ mod tests {
 
     #[test]
     fn the_list_of_queues_is_read() {
-        let answer = "{ok, [{<<\"scitq.rejected\">>,0},\n {<<\"scitq.batch.a%20b\">>,12}]}";
+        let answer = "{ok, [{\"scitq.rejected\", 0},\n {\"scitq.batch.a%20b\", 12}]}";
         let expected = [("scitq.rejected", 0), ("scitq.batch.a%20b", 12)];
         assert_eq!(
             read_queues(answer).unwrap(),
             expected.map(|(name, count)| (name.to_owned(), count))
         );
-        assert_eq!(read_queues("{ok, []}").unwrap(), []);
-        assert_eq!(read_queues("{ok, [{<<\"a\">>,x}]}"), None);
+        for not_understood in [
+            "{ok, []}",
+            "{ok, [{#Bin<1>, 0}]}",
+            "{ok, [{\"scitq.rejected\", x}]}",
+        ] {
+            assert_eq!(read_queues(not_understood), None);
+        }
     }
 }

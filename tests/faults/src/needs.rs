@@ -7,7 +7,6 @@ use std::fmt;
 pub(crate) const MISSING: &[Feature] = &[
     Feature::Keeper,
     Feature::LostWorkers,
-    Feature::RollCall,
     Feature::PausedWorkers,
 ];
 

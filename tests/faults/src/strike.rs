@@ -31,6 +31,13 @@ pub(crate) struct Struck {
 /// Does it, from its begin to its end. The system is whole again afterwards, though it may not have noticed yet.
 pub(crate) async fn strike(system: &mut System<'_>, strike: &Strike) -> anyhow::Result<Struck> {
     let target = target(system, strike)?;
+    match strike.fault {
+        Fault::WorkerStop | Fault::NetworkSilent => {
+            system.connected(&format!("scitq-worker {target}")).await?;
+        }
+        Fault::ServerStop => system.connected("scitq-server").await?,
+        _ => {}
+    }
     let began_at = Utc::now();
     let struck = do_it(system, strike, &target).await;
     struck.with_context(|| format!("{} of {target}", strike.fault.name()))?;

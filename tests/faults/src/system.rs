@@ -186,6 +186,14 @@ impl<'a> System<'a> {
         Ok(command)
     }
 
+    /// Runs a statement in the database, behind scitq's back.
+    pub(crate) async fn sql(&self, statement: &str) {
+        self.services
+            .database
+            .execute(&self.database_url, statement)
+            .await;
+    }
+
     /// Runs `scitq-ctl` to its end; returns what it wrote. An error when it fails.
     pub(crate) async fn ctl(&self, words: &[&str]) -> anyhow::Result<String> {
         let mut command = tokio::process::Command::from(self.command("scitq-ctl")?);
@@ -419,6 +427,14 @@ impl<'a> System<'a> {
             self.stop_server(number).await?;
         }
         Ok(())
+    }
+
+    /// Waits until the broker has connections of this name: giving up what was not there would be no fault.
+    pub(crate) async fn connected(&self, connection: &str) -> anyhow::Result<()> {
+        self.until(&format!("the broker knows {connection:?}"), || async {
+            Ok(broker::knows_connection(&self.services.broker, connection).await)
+        })
+        .await
     }
 
     /// Waits until the broker has given up the connections of this name.

@@ -90,9 +90,24 @@ impl Postgres {
         let number = self.0.last_database.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("test{number}");
         let statement = format!("CREATE DATABASE {name} TEMPLATE \"{template}\"");
-        self.with_server(move |server| server.execute(&statement))
+        self.with_server(move |server| server.execute("postgres", &statement))
             .await;
         self.0.url(&name)
+    }
+
+    /// Runs a statement in a database, named by its URL, as the superuser.
+    ///
+    /// # Panics
+    /// If the server refuses it.
+    pub async fn execute(&self, database_url: &str, statement: &str) {
+        let database = database_url
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+        let statement = statement.to_owned();
+        self.with_server(move |server| server.execute(&database, &statement))
+            .await;
     }
 
     /// Kills the server with all its processes, as a crash would. What is on disk stays.
@@ -249,7 +264,7 @@ impl Server {
         }
     }
 
-    fn execute(&self, statement: &str) {
+    fn execute(&self, database: &str, statement: &str) {
         let mut command = self.command("psql");
         command
             .args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-h"])
@@ -260,7 +275,7 @@ impl Server {
             "-U",
             SUPERUSER,
             "-d",
-            "postgres",
+            database,
             "-c",
             statement,
         ]));

@@ -15,17 +15,30 @@ use crate::task::Effect;
 
 const REJECTED: &str = "scitq.rejected";
 const INCARNATION: &str = "00000000-0000-4000-8000-000000000001";
+/// Whatever would still be storable by accident: from this worker the database takes nothing.
+const REFUSED: [&str; 2] = [
+    "ALTER TABLE worker ADD CONSTRAINT no_stranger CHECK (name <> 'stranger')",
+    "ALTER TABLE execution ADD CONSTRAINT no_stranger CHECK (worker <> 'stranger')",
+];
 
 pub(crate) async fn run(services: &Services, place: &Place) -> anyhow::Result<Outcome> {
     let mut system = System::start(services, place, Setup::default()).await?;
+    for statement in REFUSED {
+        system.sql(statement).await;
+    }
     let series = Series::new(&system.api, place, Effect::First, 0);
     let mut durations = vec![Duration::from_millis(500); 8];
     durations.extend(instant(16));
     let tasks = series.submit("series", &durations).await?;
+    // What the messages speak of: a task that no worker can have.
+    let of_nobody = json!([{ "command": "true", "batch": "Nobody" }]);
+    let of_nobody = system.api.submit(&of_nobody).await?;
     series.ledger.wait_for(4).await?;
     let began_at = Utc::now();
-    let first = tasks.first().copied().unwrap_or_default();
-    let refused = [hello(), ended(first)];
+    let refused = [
+        hello(),
+        ended(of_nobody.first().copied().unwrap_or_default()),
+    ];
     for (routing_key, body) in &refused {
         let body = body.to_string();
         broker::publish(
@@ -50,8 +63,7 @@ pub(crate) async fn run(services: &Services, place: &Place) -> anyhow::Result<Ou
     Ok(outcome)
 }
 
-fn message(kind: &str, event: Value) -> (String, Value) {
-    let mut event = event;
+fn message(kind: &str, mut event: Value) -> (String, Value) {
     event["kind"] = json!(kind);
     let message = json!({
         "version": 1, "worker": "stranger", "incarnation": INCARNATION, "epoch": 1, "sequence": 1,
@@ -60,28 +72,28 @@ fn message(kind: &str, event: Value) -> (String, Value) {
     (format!("state.{kind}"), message)
 }
 
-/// A worker whose host has a name that PostgreSQL cannot store.
+/// A worker that the database does not want.
 fn hello() -> (String, Value) {
     message(
         "hello",
         json!({
-            "hostname": "a\0b", "program_version": "1", "cores": 1, "memory_bytes": 1,
-            "initial": { "version": 0, "batch": "Default", "concurrency": 0, "prefetch": 0, "paused": true },
+            "hostname": "strange", "program_version": "1", "cores": 1, "memory_bytes": 1,
+            "initial": { "version": 0, "batch": "Nobody", "concurrency": 0, "prefetch": 0, "paused": true },
             "desired_version": 0, "boots": 1, "inventory": [],
         }),
     )
 }
 
-/// The end of an attempt that failed for a reason that PostgreSQL cannot store.
+/// The end of an attempt of that worker.
 fn ended(task: i64) -> (String, Value) {
     message(
         "ended",
         json!({
             "attempt": "00000000-0000-7000-8000-000000000002",
             "dispatch": "00000000-0000-4000-8000-000000000003",
-            "dispatch_epoch": 1, "task": task, "batch": "Default", "revision": 1,
+            "dispatch_epoch": 1, "task": task, "batch": "Nobody", "revision": 1,
             "queued_at": Utc::now(), "accepted_at": Utc::now(), "started_at": Utc::now(), "ended_at": Utc::now(),
-            "outcome": { "result": "failed", "reason": "worker_fault", "detail": "a\0b" },
+            "outcome": { "result": "failed", "reason": "worker_fault", "detail": "strange" },
             "stdout": { "length": 0 }, "stderr": { "length": 0 },
         }),
     )
