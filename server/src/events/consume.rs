@@ -155,7 +155,14 @@ impl EventsConsumer {
                         // Everything that its worker said before it speaks of itself comes first.
                         self.store(std::mem::take(&mut items), &batch.state, &batch.output)
                             .await?;
-                        self.about_worker(message).await?;
+                        match self.about_worker(message).await {
+                            // Refused for good: neither its own later messages nor anybody else's wait for it.
+                            Err(Consumed::Database(error)) => {
+                                dead_letter(&self.state_channel, delivery, &error.to_string())
+                                    .await?;
+                            }
+                            outcome => outcome?,
+                        }
                     }
                     Err(reason) => dead_letter(&self.state_channel, delivery, &reason).await?,
                 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use chrono::{DateTime, Utc};
 use futures::{StreamExt as _, TryStreamExt as _};
 use scitq_shared::api::ExecutionView;
 use scitq_shared::output::Stream;
@@ -29,6 +30,8 @@ const AT_ONCE: usize = 4;
 pub(crate) struct Accepted {
     pub(crate) verdict: Verdict,
     pub(crate) executions: Vec<ExecutionView>,
+    /// When the server knew that all tasks were over.
+    pub(crate) over_at: DateTime<Utc>,
 }
 
 /// Waits for the end of a series and looks at what came of its tasks.
@@ -39,6 +42,7 @@ pub(crate) async fn accept_tasks(
     effect: Effect,
 ) -> anyhow::Result<Accepted> {
     let waited = series.over(tasks).await;
+    let over_at = Utc::now();
     let (executions, by_status) = if waited.is_ok() {
         completed(api, tasks).await?
     } else {
@@ -66,6 +70,7 @@ pub(crate) async fn accept_tasks(
     Ok(Accepted {
         verdict,
         executions: evidence.executions,
+        over_at,
     })
 }
 

@@ -55,14 +55,6 @@ impl Journal {
         *self.0.count.borrow()
     }
 
-    /// How many lines contain a text.
-    pub(crate) fn count_of(&self, text: &str) -> usize {
-        self.lines()
-            .iter()
-            .filter(|line| line.contains(text))
-            .count()
-    }
-
     /// The newest number that stands behind a text.
     pub(crate) fn newest_number(&self, before: &str) -> Option<u64> {
         self.lines().iter().rev().find_map(|line| {

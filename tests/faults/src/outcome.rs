@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use scitq_shared::api::ExecutionView;
 use serde::Serialize;
 
+use crate::acceptance::Accepted;
 use crate::judge::Verdict;
 use crate::strike::Struck;
 
@@ -28,7 +29,7 @@ pub(crate) struct Outcome {
     pub(crate) running_then: Option<f64>,
     /// Seconds from the end of a fault to the first task that ended after it, the longest one.
     pub(crate) first_task_seconds: Option<f64>,
-    /// Seconds from the end of the last fault to the end of the series.
+    /// Seconds from the end of the last fault until the server knew that the series was over.
     pub(crate) series_seconds: Option<f64>,
     /// How long all of it took.
     pub(crate) took_seconds: f64,
@@ -60,7 +61,8 @@ impl Outcome {
     }
 
     /// Takes over the faults, and reckons how long it took to recover from them.
-    pub(crate) fn struck(&mut self, strikes: Vec<Struck>, executions: &[ExecutionView]) {
+    pub(crate) fn struck(&mut self, strikes: Vec<Struck>, accepted: &Accepted) {
+        let executions = &accepted.executions;
         self.injected = strikes.len();
         self.running_then = running_then(&strikes, executions);
         let first = strikes
@@ -68,10 +70,7 @@ impl Outcome {
             .filter_map(|it| first_after(it.ended_at, executions));
         self.first_task_seconds = first.reduce(f64::max);
         let last_fault = strikes.iter().map(|it| it.ended_at).max();
-        let last_task = executions.iter().filter_map(|it| it.ended_at).max();
-        self.series_seconds = last_fault
-            .zip(last_task)
-            .map(|(fault, task)| seconds(fault, task).max(0.0));
+        self.series_seconds = last_fault.map(|fault| seconds(fault, accepted.over_at).max(0.0));
         self.strikes = strikes;
     }
 

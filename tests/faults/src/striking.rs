@@ -49,13 +49,22 @@ pub(crate) async fn run(
         // What counts is how far the series is; where effects may be missing or doubled it is found afterwards.
         series.ledger.wait_for(before + next.after_started).await?;
         sleep(next.after).await;
+        // Half of the next portion while the fault lasts, and half when it is over: then something ends after it.
+        let (during, after) = portion.split_at(portion.len().div_ceil(2));
         let submitting = async {
             sleep(next.submit_after).await;
-            series.submit(&format!("portion{number}"), portion).await
+            series
+                .submit(&format!("portion{number}-during"), during)
+                .await
         };
         let (struck, submitted) = tokio::join!(strike(&mut system, next), submitting);
         let struck = struck?;
         tasks.extend(submitted?);
+        tasks.extend(
+            series
+                .submit(&format!("portion{number}-after"), after)
+                .await?,
+        );
         let took = (struck.ended_at - struck.began_at).as_seconds_f64();
         say(
             case.name(),
@@ -75,7 +84,7 @@ pub(crate) async fn run(
         tasks: tasks.len(),
         ..Outcome::default()
     };
-    outcome.struck(strikes, &accepted.executions);
+    outcome.struck(strikes, &accepted);
     outcome.judged(accepted.verdict);
     if outcome.findings.is_empty() {
         outcome.findings.extend(accept_end(&mut system).await);

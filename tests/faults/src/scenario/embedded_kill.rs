@@ -50,7 +50,7 @@ pub(crate) async fn run(place: &Place, options: &Options, seed: u64) -> anyhow::
         tasks: tasks.len(),
         ..Outcome::default()
     };
-    outcome.struck(strikes, &accepted.executions);
+    outcome.struck(strikes, &accepted);
     outcome.judged(accepted.verdict);
     if outcome.findings.is_empty() {
         up.stop().await?;

@@ -48,7 +48,7 @@ async fn accept(
         tasks: tasks.len(),
         ..Outcome::default()
     };
-    outcome.struck(strikes, &accepted.executions);
+    outcome.struck(strikes, &accepted);
     outcome.judged(accepted.verdict);
     outcome.findings.extend(further(&accepted.executions));
     if outcome.findings.is_empty() {
