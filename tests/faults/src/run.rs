@@ -32,6 +32,7 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Report {
             let outcome = one(case, options, seed, &mut services).await;
             locked(&done).push((number, outcome));
         }
+        end(services).await;
     });
     futures::future::join_all(lanes).await;
     let mut done = std::mem::take(&mut *locked(&done));
@@ -40,6 +41,12 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Report {
         seed,
         cases: done.into_iter().map(|(_, outcome)| outcome).collect(),
     }
+}
+
+/// Ends services beside everything else: it blocks, and would look like a fault to the other lanes.
+async fn end(services: Option<Services>) {
+    // A panic in there has been told by then.
+    let _ = tokio::task::spawn_blocking(move || drop(services)).await;
 }
 
 fn next(waiting: &Mutex<VecDeque<(usize, Case)>>) -> Option<(usize, Case)> {
@@ -120,7 +127,9 @@ async fn attempt(
     if case == Case::ConsumerTimeout {
         // It wants other settings of the broker than all others.
         let services = scenario::consumer_timeout::services().await;
-        return scenario::consumer_timeout::run(&services, place).await;
+        let outcome = scenario::consumer_timeout::run(&services, place).await;
+        end(Some(services)).await;
+        return outcome;
     }
     let services = match services {
         Some(services) => services,

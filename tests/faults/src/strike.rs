@@ -156,7 +156,8 @@ async fn do_it(system: &mut System<'_>, strike: &Strike, target: &str) -> anyhow
         }
         Fault::LeaderStop => {
             let leader = system.leader()?;
-            system.signal_server(leader, Signal::STOP)?;
+            // With its locks held in the database, if possible.
+            system.stop_in_transaction(leader).await?;
             system.another_leads(leader).await?;
             sleep(strike.hold).await;
             system.signal_server(leader, Signal::CONT)

@@ -24,6 +24,9 @@ const LEADS: &str = "this server leads";
 /// How long a change may take that everything else waits for.
 const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a server is stopped to find it in the middle of a transaction, and how long it works in between.
+const STOPS_TRIED: usize = 60;
+const BETWEEN_STOPS: Duration = Duration::from_millis(7);
 
 /// The two services that scitq stands on; used by one run after the other.
 #[derive(Debug)]
@@ -186,12 +189,10 @@ impl<'a> System<'a> {
         Ok(command)
     }
 
-    /// Runs a statement in the database, behind scitq's back.
-    pub(crate) async fn sql(&self, statement: &str) {
-        self.services
-            .database
-            .execute(&self.database_url, statement)
-            .await;
+    /// Runs a statement in the database, behind scitq's back; returns its rows.
+    pub(crate) async fn sql(&self, statement: &str) -> String {
+        let database = &self.services.database;
+        database.execute(&self.database_url, statement).await
     }
 
     /// Runs `scitq-ctl` to its end; returns what it wrote. An error when it fails.
@@ -276,6 +277,27 @@ impl<'a> System<'a> {
             .context("the server runs")?
             .signal(signal);
         Ok(())
+    }
+
+    /// Stops a server's process, in the middle of a transaction if that can be had; tells whether it could.
+    pub(crate) async fn stop_in_transaction(&self, number: usize) -> anyhow::Result<bool> {
+        for _ in 0..STOPS_TRIED {
+            self.signal_server(number, Signal::STOP)?;
+            // Only one server works on the database, and it is stopped: nothing changes any more.
+            let open = self
+                .sql(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                     AND state = 'idle in transaction'",
+                )
+                .await;
+            if open != "0" {
+                return Ok(true);
+            }
+            self.signal_server(number, Signal::CONT)?;
+            sleep(BETWEEN_STOPS).await;
+        }
+        self.signal_server(number, Signal::STOP)?;
+        Ok(false)
     }
 
     /// Waits until another server than this one leads.

@@ -90,24 +90,26 @@ impl Postgres {
         let number = self.0.last_database.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("test{number}");
         let statement = format!("CREATE DATABASE {name} TEMPLATE \"{template}\"");
-        self.with_server(move |server| server.execute("postgres", &statement))
-            .await;
+        self.with_server(move |server| {
+            server.execute("postgres", &statement);
+        })
+        .await;
         self.0.url(&name)
     }
 
-    /// Runs a statement in a database, named by its URL, as the superuser.
+    /// Runs a statement in a database, named by its URL, as the superuser; returns its rows, with bars between columns.
     ///
     /// # Panics
     /// If the server refuses it.
-    pub async fn execute(&self, database_url: &str, statement: &str) {
+    pub async fn execute(&self, database_url: &str, statement: &str) -> String {
         let database = database_url
             .rsplit('/')
             .next()
             .unwrap_or_default()
             .to_owned();
         let statement = statement.to_owned();
-        self.with_server(move |server| server.execute(&database, &statement))
-            .await;
+        let server = Arc::clone(&self.0);
+        blocking(move || server.execute(&database, &statement)).await
     }
 
     /// Kills the server with all its processes, as a crash would. What is on disk stays.
@@ -264,10 +266,11 @@ impl Server {
         }
     }
 
-    fn execute(&self, database: &str, statement: &str) {
+    fn execute(&self, database: &str, statement: &str) -> String {
         let mut command = self.command("psql");
         command
-            .args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-h"])
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+            .args(["-v", "ON_ERROR_STOP=1", "-h"])
             .arg(self.scratch.path());
         run(command.args([
             "-p",
@@ -278,26 +281,29 @@ impl Server {
             database,
             "-c",
             statement,
-        ]));
+        ]))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // One that runs removes what it uses itself.
+        // One that runs ends now, and removes what it uses itself.
         let running = self.lock().take();
-        if running.is_none() {
-            self.remove_shared_memory();
-        }
+        drop(running);
+        self.remove_shared_memory();
     }
 }
 
-fn run(command: &mut Command) {
+/// Runs a command to its end; returns what it wrote.
+fn run(command: &mut Command) -> String {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}; run `make setup`"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed:\n{text}");
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
 }
 
 /// The programs of the newest version installed.

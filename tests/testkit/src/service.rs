@@ -149,11 +149,14 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.signal(self.death_signal);
-            let ended = self
-                .log
-                .wait_until_within(DROP_PATIENCE, |state| state.ended)
-                .ended;
+            // Only a gentler signal is worth waiting for.
+            let ended = self.death_signal != Signal::KILL && {
+                self.signal(self.death_signal);
+                let state = self
+                    .log
+                    .wait_until_within(DROP_PATIENCE, |state| state.ended);
+                state.ended
+            };
             if ended {
                 self.reap();
             } else {

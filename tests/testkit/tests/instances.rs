@@ -71,6 +71,10 @@ async fn postgres_starts_restarts_and_goes() {
     let first = server.database().await;
     let second = server.database().await;
     assert_ne!(first, second);
+    assert_eq!(
+        server.execute(&first, "SELECT 1, current_database()").await,
+        "1|test1"
+    );
     let copy = server.database_from("test1").await;
     assert!(copy.ends_with("/test3"), "{copy}");
 
