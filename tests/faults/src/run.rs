@@ -84,14 +84,10 @@ async fn one(case: Case, options: &Options, seed: u64, services: &mut Option<Ser
             };
             outcome.decide();
             if outcome.result == Ended::Failed {
-                keep(
-                    case,
-                    options,
-                    seed,
-                    &place,
-                    services.take().as_ref(),
-                    &mut outcome,
-                );
+                // The next case does not get services that this one may have broken.
+                let broken = services.take();
+                keep(case, options, seed, &place, broken.as_ref(), &mut outcome);
+                end(broken).await;
             }
             outcome
         }

@@ -83,7 +83,11 @@ impl Pool {
 /// table is nearly empty must not read it from end to end for as long as it is kept. Plain index scans mark the entries
 /// that they find dead, so that the next one does not meet them again; bitmap scans do not, and in the indexes of pending
 /// tasks and live executions most entries soon are dead.
-const SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off";
+///
+/// A server that is stopped or cut off in the middle of a transaction holds its locks, the one on the leadership among
+/// them: the database ends such a transaction, so that another server can lead. Ours never wait between two statements.
+const SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; \
+     SET idle_in_transaction_session_timeout = '10s'";
 
 /// Opens a connection. Messages are asked for in English, because the kind of some failures can only be told from their
 /// text; a role that may not ask keeps the server's language.
