@@ -13,14 +13,14 @@ use tokio::time::{Instant, sleep};
 
 use crate::api::Api;
 use crate::broker;
-use crate::judge::{Evidence, Findings, Verdict, judge};
+use crate::judge::{Evidence, Findings, Rules, Verdict, judge};
 use crate::processes;
 use crate::series::Series;
 use crate::system::{System, entries};
-use crate::task::{self, Effect};
+use crate::task;
 
 /// How long what follows a series may take: the last output, messages, processes that are just ending.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Requests for output at once.
 const AT_ONCE: usize = 4;
@@ -39,7 +39,7 @@ pub(crate) async fn accept_tasks(
     api: &Api,
     series: &Series,
     tasks: &[i64],
-    effect: Effect,
+    rules: Rules,
 ) -> anyhow::Result<Accepted> {
     let waited = series.over(tasks).await;
     let over_at = Utc::now();
@@ -54,7 +54,7 @@ pub(crate) async fn accept_tasks(
         ledger: series.ledger.ids()?,
         executions,
     };
-    let mut verdict = judge(&evidence, effect);
+    let mut verdict = judge(&evidence, rules);
     if let Err(error) = waited {
         verdict.findings.insert(0, format!("{error:#}"));
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 /// How long one request may take: a stopped server takes connections and never answers.
 const REQUEST: Duration = Duration::from_secs(5);
 /// How long a request is repeated.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A client of all servers of a system; it asks the next one when one does not answer. Cheap to clone.

@@ -1,6 +1,6 @@
 //! Random numbers that a seed reproduces, today and with any version of any library.
 
-/// A generator (SplitMix64). Two with the same seed say the same.
+/// A generator (`SplitMix64`). Two with the same seed say the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Dice(u64);
 
@@ -28,6 +28,13 @@ impl Dice {
     /// A number from `low` up to and including `high`.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
+    }
+
+    /// A number from 0 to half of another one.
+    pub(crate) fn below_half(&mut self, number: usize) -> usize {
+        let half = number as u64 / 2;
+        // No larger than the number it came from.
+        usize::try_from(self.between(0, half)).unwrap_or(0)
     }
 
     pub(crate) fn shuffle<T>(&mut self, things: &mut [T]) {

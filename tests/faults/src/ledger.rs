@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use tokio::time::{Instant, sleep};
 
 /// How long nothing may happen in a file that is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Tasks write it, and tell nobody.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -43,7 +43,7 @@ impl Ledger {
     /// How many ids there are.
     pub(crate) fn len(&self) -> usize {
         let text = std::fs::read(&self.0).unwrap_or_default();
-        text.iter().filter(|byte| **byte == b'\n').count()
+        text.split(|byte| *byte == b'\n').count().saturating_sub(1)
     }
 
     /// Waits until there are so many. An error when nothing comes for long.

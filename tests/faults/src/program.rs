@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::journal::Journal;
 
 /// How long a program may take to end when it is asked to.
-const END_WITHIN: Duration = Duration::from_secs(60);
+const END_WITHIN: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A running program. Dropping it kills it; it is also killed when this process dies.

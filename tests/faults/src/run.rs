@@ -65,10 +65,10 @@ async fn one(case: Case, options: &Options, seed: u64, services: &mut Option<Ser
     let missing = needs::missing(description.needs);
     if !missing.is_empty() && !options.even_missing {
         let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return not_run(case, format!("waits for {}", names.join(", ")));
+        return not_run(case, &format!("waits for {}", names.join(", ")));
     }
     if let Err(reason) = possible(case) {
-        return not_run(case, reason);
+        return not_run(case, &reason);
     }
     say(case.name(), description.what);
     let began = Instant::now();
@@ -162,7 +162,7 @@ fn failed(finding: String) -> Outcome {
     }
 }
 
-fn not_run(case: Case, reason: String) -> Outcome {
+fn not_run(case: Case, reason: &str) -> Outcome {
     say(case.name(), format!("not run: {reason}"));
     Outcome {
         case: case.name().to_owned(),

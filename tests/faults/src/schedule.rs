@@ -47,7 +47,7 @@ impl Schedule {
             .zip(&sizes)
             .map(|(fault, size)| Strike {
                 fault,
-                after_started: 1 + dice.between(0, *size as u64 / 2) as usize,
+                after_started: 1 + dice.below_half(*size),
                 after: milliseconds(&mut dice, 0, 300),
                 hold: milliseconds(&mut dice, 0, 2000),
                 submit_after: milliseconds(&mut dice, 0, 1500),

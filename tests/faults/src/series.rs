@@ -13,7 +13,7 @@ use crate::place::Place;
 use crate::task::Effect;
 
 /// How long a series may show no progress.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// A series and the files that its tasks write. Cheap to clone.

@@ -4,6 +4,7 @@ use tokio::time::sleep;
 
 use crate::acceptance::{accept_end, accept_tasks};
 use crate::case::{Case, Fault};
+use crate::judge::Rules;
 use crate::outcome::Outcome;
 use crate::place::Place;
 use crate::say;
@@ -34,6 +35,10 @@ pub(crate) async fn run(
         (Effect::First, 0)
     };
     let series = Series::new(&system.api, place, effect, retry);
+    let rules = Rules {
+        effect,
+        workers_destroyed: matches!(case, Case::Mixed | Case::Series(Fault::WorkerDestroyed)),
+    };
 
     let mut tasks = Vec::new();
     let mut strikes = Vec::new();
@@ -79,7 +84,7 @@ pub(crate) async fn run(
         strikes.push(struck);
     }
 
-    let accepted = accept_tasks(&system.api, &series, &tasks, effect).await?;
+    let accepted = accept_tasks(&system.api, &series, &tasks, rules).await?;
     let mut outcome = Outcome {
         tasks: tasks.len(),
         ..Outcome::default()

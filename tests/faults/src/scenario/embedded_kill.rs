@@ -11,6 +11,7 @@ use crate::acceptance::{accept_tasks, no_directories, no_processes};
 use crate::api::Api;
 use crate::dice::Dice;
 use crate::journal::Journal;
+use crate::judge::Rules;
 use crate::options::Options;
 use crate::outcome::Outcome;
 use crate::place::Place;
@@ -45,7 +46,7 @@ pub(crate) async fn run(place: &Place, options: &Options, seed: u64) -> anyhow::
         up = start(place, port, &journal)?;
         strikes.push(struck_since("embedded-kill", "scitq-ctl up", began_at));
     }
-    let accepted = accept_tasks(&api, &series, &tasks, Effect::First).await?;
+    let accepted = accept_tasks(&api, &series, &tasks, Rules::ONCE).await?;
     let mut outcome = Outcome {
         tasks: tasks.len(),
         ..Outcome::default()

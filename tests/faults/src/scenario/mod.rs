@@ -18,17 +18,17 @@ use scitq_shared::api::ExecutionView;
 use tokio::time::{Instant, sleep};
 
 use crate::acceptance::{accept_end, accept_tasks};
+use crate::judge::Rules;
 use crate::outcome::Outcome;
 use crate::processes;
 use crate::series::Series;
 use crate::strike::Struck;
 use crate::system::System;
-use crate::task::Effect;
 
 /// The queue that all tasks of a series go through.
 const BATCH_QUEUE: &str = "scitq.batch.Default";
 /// How long something may take to show.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// So many tasks that do nothing but write.
 fn instant(tasks: usize) -> Vec<Duration> {
@@ -43,7 +43,7 @@ async fn accept(
     strikes: Vec<Struck>,
     further: impl Fn(&[ExecutionView]) -> Vec<String>,
 ) -> anyhow::Result<Outcome> {
-    let accepted = accept_tasks(&system.api, series, tasks, Effect::First).await?;
+    let accepted = accept_tasks(&system.api, series, tasks, Rules::ONCE).await?;
     let mut outcome = Outcome {
         tasks: tasks.len(),
         ..Outcome::default()
