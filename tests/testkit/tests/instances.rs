@@ -1,4 +1,5 @@
 //! The fixtures themselves, against the real services.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
 use std::time::{Duration, Instant};
 
