@@ -151,6 +151,12 @@ pub(crate) const CASES: &[Description] = &[
         &[Keeper, LostWorkers, RollCall],
     ),
     case(
+        Case::QueueDeleted,
+        "queue-deleted",
+        "the queue of a batch is deleted with the dispatches in it",
+        &[RollCall],
+    ),
+    case(
         Case::ServerAway,
         "server-away",
         "the server is stopped with a window of tasks queued: workers finish it, and the history is true",
@@ -167,12 +173,6 @@ pub(crate) const CASES: &[Description] = &[
         "consumer-timeout",
         "deliveries are held beyond the broker's consumer timeout: nothing runs twice",
         &[],
-    ),
-    case(
-        Case::QueueDeleted,
-        "queue-deleted",
-        "the queue of a batch is deleted with the dispatches in it",
-        &[RollCall],
     ),
     case(
         Case::QueueChanged,

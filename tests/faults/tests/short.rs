@@ -1,10 +1,20 @@
 //! The short form of `make faults`: each fault once, with few tasks.
 
-use std::process::{Command, Stdio};
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Where the results are told when the test is asked what it did.
+/// How long anything but the whole may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The program as a user calls it.
 fn faults(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scitq-faults"));
     command.args(arguments).stdin(Stdio::null());
@@ -47,4 +57,35 @@ fn mistakes_are_told() {
     let listed = faults(&["--list"]).output().unwrap();
     assert!(listed.status.success());
     assert!(String::from_utf8_lossy(&listed.stdout).contains("worker-destroyed"));
+}
+
+/// What a process has in the directory of temporary files.
+fn left_by(pid: u32) -> Vec<PathBuf> {
+    let prefix = format!("scitq-test-{pid}-");
+    let entries = fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+    ours.map(|entry| entry.path()).collect()
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let mut child = faults(&["--only", "network-cut"]).spawn().unwrap();
+    let pid = child.id();
+    let until = Instant::now() + PATIENCE;
+    let under_way = || left_by(pid).iter().any(|path| path.join("ledger").exists());
+    while !under_way() {
+        assert!(Instant::now() < until, "no task starts");
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        sleep(Duration::from_millis(50));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(left_by(pid), Vec::<PathBuf>::new());
+    let mark = format!("scitq-test-{pid}-");
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        // Gone meanwhile, or not a process.
+        let command = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        assert!(!command.contains(&mark), "{command}");
+    }
 }
