@@ -1,7 +1,7 @@
 # Names for what people type often. The work itself is in scripts/, one file for each.
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build up fmt lint test bench clean
+.PHONY: help setup setup-test build up fmt lint test faults bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; \
@@ -29,6 +29,11 @@ lint: ## run all checks: format, clippy, rustdoc, dependencies and their licence
 
 test: ## run all tests; ARGS='-p scitq-worker' are passed to cargo test
 	@scripts/test $(ARGS)
+
+# the programs that it starts are those below target/debug
+faults: setup setup-test ## kill, stop and cut parts of the system under series of tasks; ARGS='--only broker-kill --seed 7 --tasks 300'
+	cargo build --locked --workspace --bins
+	@exec "$${CARGO_TARGET_DIR:-target}/debug/scitq-faults" $(ARGS)
 
 bench: setup setup-test ## build, then measure speed and memory on this machine; ARGS='--only spawn bulk' are passed on
 	cargo build --release --locked --workspace --bins

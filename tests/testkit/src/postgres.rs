@@ -40,7 +40,8 @@ struct Account {
 }
 
 impl Postgres {
-    /// Starts a server that does not wait for the disk: fast, and safe against its own crash though not the machine's.
+    /// Starts a server that does not wait for the disk: fast, and safe against its own crash though not the machine's
+    /// (what is committed has been handed to the kernel).
     pub async fn start() -> Self {
         Self::start_with(false).await
     }
@@ -89,24 +90,26 @@ impl Postgres {
         let number = self.0.last_database.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("test{number}");
         let statement = format!("CREATE DATABASE {name} TEMPLATE \"{template}\"");
-        self.with_server(move |server| server.execute("postgres", &statement))
-            .await;
+        self.with_server(move |server| {
+            server.execute("postgres", &statement);
+        })
+        .await;
         self.0.url(&name)
     }
 
-    /// Executes a statement as superuser in the database of this URL, which must be one of this server's.
+    /// Runs a statement in a database, named by its URL, as the superuser; returns its rows, with bars between columns.
     ///
     /// # Panics
-    /// If the database refuses it.
-    pub async fn execute(&self, database_url: &str, statement: &str) {
+    /// If the server refuses it.
+    pub async fn execute(&self, database_url: &str, statement: &str) -> String {
         let database = database_url
             .rsplit('/')
             .next()
             .unwrap_or_default()
             .to_owned();
         let statement = statement.to_owned();
-        self.with_server(move |server| server.execute(&database, &statement))
-            .await;
+        let server = Arc::clone(&self.0);
+        blocking(move || server.execute(&database, &statement)).await
     }
 
     /// Kills the server with all its processes, as a crash would. What is on disk stays.
@@ -117,6 +120,26 @@ impl Postgres {
             }
         })
         .await;
+    }
+
+    /// Stops the server if it runs and deletes all its databases; the next [`restart`](Self::restart) starts an empty one.
+    ///
+    /// # Panics
+    /// If the data cannot be deleted, or made anew.
+    pub async fn wipe(&self) {
+        self.with_server(|server| {
+            server.stop();
+            server.remove_shared_memory();
+            let data = server.data();
+            fs::remove_dir_all(&data).unwrap_or_else(|error| panic!("{}: {error}", data.display()));
+            server.initialize();
+        })
+        .await;
+    }
+
+    /// The file that holds all that the server has said, over restarts.
+    pub fn log_file(&self) -> PathBuf {
+        self.0.log_file()
     }
 
     /// Stops the server in an orderly way, ending its connections. What is on disk stays.
@@ -146,6 +169,10 @@ impl Server {
 
     fn data(&self) -> PathBuf {
         self.scratch.path().join("data")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.scratch.path().join("log.txt")
     }
 
     fn url(&self, database: &str) -> String {
@@ -201,18 +228,36 @@ impl Server {
         ));
         command.args(["-c", "shared_buffers=64MB", "-c", "max_connections=200"]);
         if !self.durable {
-            command.args([
-                "-c",
-                "fsync=off",
-                "-c",
-                "full_page_writes=off",
-                "-c",
-                "synchronous_commit=off",
-            ]);
+            command.args(["-c", "fsync=off", "-c", "full_page_writes=off"]);
         }
+        // Kept in the data directory rather than in /dev/shm, where a killed server would leave it.
+        command.args(["-c", "dynamic_shared_memory_type=mmap"]);
         // Told to quit at once, it removes its shared memory, which a kill would leave.
         let ready = "database system is ready to accept connections";
-        *service = Some(Service::start("PostgreSQL", command, ready, Signal::QUIT));
+        *service = Some(Service::start(
+            "PostgreSQL",
+            command,
+            ready,
+            Signal::QUIT,
+            &self.log_file(),
+        ));
+    }
+
+    /// Removes the segment of System V shared memory that a killed server has left, by which it would know at its next
+    /// start whether processes of it still live.
+    fn remove_shared_memory(&self) {
+        // Only a server that did not end by itself leaves this file; the second number of its seventh line is the segment.
+        let Ok(text) = fs::read_to_string(self.data().join("postmaster.pid")) else {
+            return;
+        };
+        let segment = text
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().nth(1));
+        if let Some(segment) = segment {
+            // It may be gone, and a few bytes left behind harm nobody.
+            let _ = Command::new("ipcrm").args(["-m", segment]).output();
+        }
     }
 
     fn stop(&self) {
@@ -221,10 +266,11 @@ impl Server {
         }
     }
 
-    fn execute(&self, database: &str, statement: &str) {
+    fn execute(&self, database: &str, statement: &str) -> String {
         let mut command = self.command("psql");
         command
-            .args(["--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", "-h"])
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+            .args(["-v", "ON_ERROR_STOP=1", "-h"])
             .arg(self.scratch.path());
         run(command.args([
             "-p",
@@ -235,16 +281,29 @@ impl Server {
             database,
             "-c",
             statement,
-        ]));
+        ]))
     }
 }
 
-fn run(command: &mut Command) {
+impl Drop for Server {
+    fn drop(&mut self) {
+        // One that runs ends now, and removes what it uses itself.
+        let running = self.lock().take();
+        drop(running);
+        self.remove_shared_memory();
+    }
+}
+
+/// Runs a command to its end; returns what it wrote.
+fn run(command: &mut Command) -> String {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}; run `make setup`"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?} failed:\n{text}");
+    String::from_utf8_lossy(&output.stdout)
+        .trim_end()
+        .to_owned()
 }
 
 /// The programs of the newest version installed.

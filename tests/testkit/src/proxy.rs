@@ -75,7 +75,8 @@ impl LocalTcpProxy {
         });
     }
 
-    /// Stops forwarding without ending anything: to both sides the other seems silent.
+    /// Stops forwarding without ending anything: to both sides the other seems silent. New connections are taken and get
+    /// no further.
     pub fn freeze(&self) {
         self.line.send_modify(|line| line.frozen = true);
     }
@@ -117,8 +118,12 @@ impl Drop for LocalTcpProxy {
 
 async fn accept(listener: TcpListener, target: SocketAddr, line: watch::Receiver<Line>) {
     while let Ok((near, _)) = listener.accept().await {
-        let line = line.clone();
+        let mut line = line.clone();
         tokio::spawn(async move {
+            // A frozen line carries no new connections to the target either.
+            if line.wait_for(|line| !line.frozen).await.is_err() {
+                return;
+            }
             if let Ok(far) = TcpStream::connect(target).await {
                 forward(near, far, line).await;
             }

@@ -182,6 +182,11 @@ impl RabbitMq {
         .await;
     }
 
+    /// The file that holds all that the node has said, over restarts.
+    pub fn log_file(&self) -> PathBuf {
+        self.0.log_file()
+    }
+
     async fn with_node(&self, work: impl FnOnce(&Node) + Send + 'static) {
         let node = Arc::clone(&self.0);
         blocking(move || work(&node)).await;
@@ -207,6 +212,10 @@ impl Node {
         self.scratch.path().join("data")
     }
 
+    fn log_file(&self) -> PathBuf {
+        self.scratch.path().join("log.txt")
+    }
+
     fn stop(&self) {
         if let Some(Processes { node, _port_mapper }) = self.lock().take() {
             node.stop(Signal::TERM);
@@ -225,12 +234,14 @@ impl Node {
             "-port",
             &self.epmd_port.to_string(),
         ]);
-        let port_mapper = Service::start("epmd", port_mapper, "epmd running", Signal::KILL);
+        let log = self.log_file();
+        let port_mapper = Service::start("epmd", port_mapper, "epmd running", Signal::KILL, &log);
         let node = Service::start(
             "RabbitMQ",
             self.command(),
             "Server startup complete",
             Signal::KILL,
+            &log,
         );
         *processes = Some(Processes {
             node,

@@ -1,8 +1,10 @@
 //! A child process with its log.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, PipeReader};
+use std::fs::File;
+use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
@@ -13,13 +15,16 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use crate::cleanup;
 
 const KEPT_LINES: usize = 200;
+/// How long a service that is dropped may take to end by its own signal.
+const DROP_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A running service. Dropping it kills it.
+/// A running service. Dropping it ends it by its death signal.
 #[derive(Debug)]
 pub(crate) struct Service {
     name: &'static str,
     child: Child,
     pid: Pid,
+    death_signal: Signal,
     log: Arc<Log>,
 }
 
@@ -40,16 +45,20 @@ struct LogState {
 }
 
 impl Service {
-    /// Starts a command whose output says `ready_mark` once it serves. It gets `death_signal` if this process dies.
+    /// Starts a command whose output says `ready_mark` once it serves. It gets `death_signal` if this process dies. All
+    /// that it says is added to the file `log_file` as well.
     pub(crate) fn start(
         name: &'static str,
         mut command: Command,
         ready_mark: &'static str,
         death_signal: Signal,
+        log_file: &Path,
     ) -> Self {
         let fail = |error: std::io::Error| -> ! {
             panic!("{name} cannot be started: {error}; run `make setup`")
         };
+        let file = File::options().create(true).append(true).open(log_file);
+        let file = file.unwrap_or_else(|error| panic!("{}: {error}", log_file.display()));
         let (reader, writer) = std::io::pipe().unwrap_or_else(|error| fail(error));
         let second = writer.try_clone().unwrap_or_else(|error| fail(error));
         command.stdin(Stdio::null()).stdout(writer).stderr(second);
@@ -63,18 +72,19 @@ impl Service {
         }
         let child = spawn(command).unwrap_or_else(|error| fail(error));
         let pid = Pid::from_child(&child);
-        cleanup::remember_process(pid);
+        cleanup::remember_process(pid, death_signal);
         let log = Arc::new(Log {
             ready_mark,
             state: Mutex::default(),
             changed: Condvar::new(),
         });
         let writer_log = Arc::clone(&log);
-        thread::spawn(move || writer_log.read(reader));
+        thread::spawn(move || writer_log.read(reader, file));
         let service = Self {
             name,
             child,
             pid,
+            death_signal,
             log,
         };
         service.wait_ready();
@@ -139,7 +149,19 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.kill_all();
+            // Only a gentler signal is worth waiting for.
+            let ended = self.death_signal != Signal::KILL && {
+                self.signal(self.death_signal);
+                let state = self
+                    .log
+                    .wait_until_within(DROP_PATIENCE, |state| state.ended);
+                state.ended
+            };
+            if ended {
+                self.reap();
+            } else {
+                self.kill_all();
+            }
         }
         cleanup::forget_process(self.pid);
     }
@@ -150,9 +172,11 @@ impl Log {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self, reader: PipeReader) {
+    fn read(&self, reader: PipeReader, mut file: File) {
         for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
+            // For people who look for what went wrong; a full disk must not end the service.
+            let _ = writeln!(file, "{line}");
             let mut state = self.lock();
             state.ready |= line.contains(self.ready_mark);
             if state.tail.len() == KEPT_LINES {
@@ -167,7 +191,16 @@ impl Log {
 
     /// Waits for a condition, or until the deadline.
     fn wait_until(&self, done: impl Fn(&LogState) -> bool) -> MutexGuard<'_, LogState> {
-        let deadline = Instant::now() + crate::DEADLINE;
+        self.wait_until_within(crate::DEADLINE, done)
+    }
+
+    /// Waits for a condition, at most this long.
+    fn wait_until_within(
+        &self,
+        patience: Duration,
+        done: impl Fn(&LogState) -> bool,
+    ) -> MutexGuard<'_, LogState> {
+        let deadline = Instant::now() + patience;
         let mut state = self.lock();
         while !done(&state) {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,4 +1,5 @@
 //! The fixtures themselves, against the real services.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail their test")]
 
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,10 @@ async fn postgres_starts_restarts_and_goes() {
     let first = server.database().await;
     let second = server.database().await;
     assert_ne!(first, second);
+    assert_eq!(
+        server.execute(&first, "SELECT 1, current_database()").await,
+        "1|test1"
+    );
     let copy = server.database_from("test1").await;
     assert!(copy.ends_with("/test3"), "{copy}");
 
@@ -92,8 +97,43 @@ async fn postgres_starts_restarts_and_goes() {
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
     server.restart().await;
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_ok());
+    server.database_from("test1").await;
+    server.wipe().await;
+    server.restart().await;
+    let log = std::fs::read_to_string(server.log_file()).unwrap();
+    let starts = log.matches("ready to accept connections").count();
+    assert_eq!(starts, 4, "the log goes on over restarts:\n{log}");
     drop(server);
     assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+}
+
+/// The number of the segment of shared memory that a server in this directory has made, while it runs.
+fn shared_memory(server: &Postgres) -> String {
+    let file = server.log_file().with_file_name("data/postmaster.pid");
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().nth(6).unwrap();
+    line.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn is_there(segment: &str) -> bool {
+    let all = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    all.lines()
+        .any(|line| line.split_whitespace().nth(1) == Some(segment))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_postgres_leaves_no_shared_memory() {
+    let server = Postgres::start().await;
+    let segment = shared_memory(&server);
+    assert!(is_there(&segment));
+    server.kill().await;
+    assert!(is_there(&segment), "a kill leaves it");
+    drop(server);
+    assert!(!is_there(&segment));
+    let server = Postgres::start().await;
+    let segment = shared_memory(&server);
+    drop(server);
+    assert!(!is_there(&segment));
 }
 
 #[tokio::test(flavor = "multi_thread")]
