@@ -64,6 +64,15 @@ text_enum! {
     }
 }
 
+impl FailureReason {
+    /// True when the worker could not run the attempt for a reason of its own machine (D13). Such a failure costs the task
+    /// no retry, and a worker that has nothing else is paused. A command that is not there is the task's own fault, even
+    /// where another worker has it.
+    pub fn is_infrastructure(self) -> bool {
+        matches!(self, Self::StartFailed | Self::DiskFull | Self::WorkerFault)
+    }
+}
+
 /// How a process ended: with a code, or by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

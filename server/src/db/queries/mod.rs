@@ -14,13 +14,16 @@ mod completion;
 mod condition;
 mod counters;
 mod executions;
+mod faults;
 mod inventory;
 mod leadership;
+mod leases;
 mod output;
 mod progress;
 mod project;
 mod requirements;
 mod statement;
+mod steering;
 mod submit;
 mod tasks;
 mod transaction;
@@ -32,14 +35,17 @@ pub(in crate::db) use batches::{batch, batches, dispatchable};
 pub(in crate::db) use claim::{claim, is_overtaken, return_all_dispatches};
 pub(in crate::db) use counters::{check_counters, repair_counters};
 pub(in crate::db) use executions::{execution, executions};
+pub(in crate::db) use faults::{fault_history, pause_faulty_batch, pause_faulty_worker};
 pub(in crate::db) use inventory::held_attempts;
-pub(in crate::db) use leadership::{ping, take_leadership};
+pub(in crate::db) use leadership::{epoch, ping, take_leadership};
+pub(in crate::db) use leases::{live_attempts, set_lost, silent_beyond_lease};
 pub(in crate::db) use output::{output_chunks, output_state};
 pub(in crate::db) use progress::progress_of_tasks;
 pub(in crate::db) use project::project;
+pub(in crate::db) use steering::{pause_batch, request_restart};
 pub(in crate::db) use submit::submit;
 pub(in crate::db) use tasks::{task, tasks};
 pub(in crate::db) use worker_list::{batch_capacity, worker, workers};
 pub(in crate::db) use workers::{
-    change_worker, desired_state, farewell, greet, heard_from, set_offline,
+    change_worker, farewell, greet, heard_from, set_offline, wish,
 };

@@ -84,6 +84,8 @@ fn loaded(tasks: &[(i64, TaskState, u16)], attempts: &[(u128, i64, AttemptState)
         let loaded = LoadedAttempt {
             attempt: attempt(*n),
             task: TaskId(*task),
+            dispatch: dispatch(*n),
+            revision: Revision(1),
             state: *state,
             worker: worker(),
             incarnation: incarnation(),
