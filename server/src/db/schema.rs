@@ -166,7 +166,7 @@ diesel::table! {
         created_at -> Timestamp,
         lost_after_seconds -> Nullable<BigInt>,
         lost_at -> Nullable<Timestamp>,
-        said_goodbye -> Bool,
+        departed -> Bool,
         boots -> BigInt,
         restart_requested_boots -> Nullable<BigInt>,
         pause_reason -> Nullable<Text>,

@@ -67,7 +67,7 @@ pub(in crate::db) async fn silent_beyond_lease(
     .number(whole_seconds(lease))
     .sql(format!(
         ") AS lease_seconds, w.last_contact_at AS since, false AS former FROM worker AS w \
-         WHERE w.lost_at IS NULL AND (NOT w.said_goodbye OR EXISTS (SELECT 1 FROM execution AS e \
+         WHERE w.lost_at IS NULL AND (NOT w.departed OR EXISTS (SELECT 1 FROM execution AS e \
          WHERE e.worker = w.name AND e.incarnation = w.incarnation AND e.{LIVE})) AND w.last_contact_at"
     ));
     let statement = select(statement)

@@ -136,7 +136,7 @@ async fn greet_once(
         .filter(|requested| hello.boots <= *requested);
     let cores = i64::from(i32::try_from(hello.cores).unwrap_or(i32::MAX));
     let statement = if known.is_some() {
-        Statement::new("UPDATE worker SET status = CASE WHEN paused THEN 'paused' ELSE 'running' END, hostname = ")
+        Statement::new("UPDATE worker SET departed = false, status = CASE WHEN paused THEN 'paused' ELSE 'running' END, hostname = ")
             .text(&hello.hostname)
             .sql(", program_version = ")
             .text(&hello.program_version)
@@ -149,7 +149,7 @@ async fn greet_once(
             .sql(", boots = ")
             .number(i64::from(hello.boots))
             .sql(if restart.is_some() { "" } else { ", restart_requested_boots = NULL" })
-            .sql(", lost_at = NULL, said_goodbye = false, last_contact_at = ")
+            .sql(", lost_at = NULL, last_contact_at = ")
             .sql(dialect::NOW)
             .sql(" WHERE name = ")
             .text(worker.as_str())
@@ -239,7 +239,7 @@ async fn heard_once(
     let known: Vec<NameRow> = read_for(conn, &rows, |array| {
         Statement::new(
             "UPDATE worker SET status = CASE WHEN status <> 'offline' THEN status WHEN paused THEN 'paused' \
-             ELSE 'running' END, lost_at = NULL, said_goodbye = false, last_contact_at = ",
+             ELSE 'running' END, lost_at = NULL, last_contact_at = ",
         )
         .sql(dialect::NOW)
         .sql(" FROM ")
@@ -293,8 +293,15 @@ pub(in crate::db) async fn farewell(
     epoch: Epoch,
     worker: &WorkerName,
     incarnation: IncarnationId,
+    departed: bool,
 ) -> Result<(), DbError> {
-    transaction!(pool, |conn| farewell_once(conn, epoch, worker, incarnation))
+    transaction!(pool, |conn| farewell_once(
+        conn,
+        epoch,
+        worker,
+        incarnation,
+        departed
+    ))
 }
 
 async fn farewell_once(
@@ -302,9 +309,13 @@ async fn farewell_once(
     epoch: Epoch,
     worker: &WorkerName,
     incarnation: IncarnationId,
+    departed: bool,
 ) -> Result<(), DbError> {
     fence(conn, epoch).await?;
-    let statement = Statement::new("UPDATE worker SET status = 'offline', said_goodbye = true, last_contact_at = ")
+    let departed = if departed { "true" } else { "false" };
+    let statement = Statement::new("UPDATE worker SET status = 'offline', departed = ")
+        .sql(departed)
+        .sql(", last_contact_at = ")
         .sql(dialect::NOW)
         .sql(" WHERE name = ")
         .text(worker.as_str())

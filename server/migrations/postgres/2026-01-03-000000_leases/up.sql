@@ -8,8 +8,6 @@ ALTER TABLE worker
     ADD COLUMN lost_after_seconds bigint,
     -- Since when it is lost; null again when it is heard of.
     ADD COLUMN lost_at timestamp,
-    -- True when it ended on purpose and holds nothing that runs.
-    ADD COLUMN said_goodbye boolean NOT NULL DEFAULT false,
     -- How many times its agent was started on its directory, as its last hello said.
     ADD COLUMN boots bigint NOT NULL DEFAULT 0,
     -- The start that is to be followed by another one; null when nothing is asked for.

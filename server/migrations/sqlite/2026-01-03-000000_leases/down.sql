@@ -7,7 +7,6 @@ ALTER TABLE worker DROP COLUMN fault_reason;
 ALTER TABLE worker DROP COLUMN pause_reason;
 ALTER TABLE worker DROP COLUMN restart_requested_boots;
 ALTER TABLE worker DROP COLUMN boots;
-ALTER TABLE worker DROP COLUMN said_goodbye;
 ALTER TABLE worker DROP COLUMN lost_at;
 ALTER TABLE worker DROP COLUMN lost_after_seconds;
 ALTER TABLE batch DROP COLUMN pause_reason;

@@ -8,7 +8,6 @@ ALTER TABLE worker
     DROP COLUMN pause_reason,
     DROP COLUMN restart_requested_boots,
     DROP COLUMN boots,
-    DROP COLUMN said_goodbye,
     DROP COLUMN lost_at,
     DROP COLUMN lost_after_seconds;
 ALTER TABLE batch
