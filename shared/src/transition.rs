@@ -498,12 +498,17 @@ fn comes_back(task: TaskState, retries_left: u16, about: About) -> Decision {
     }
 }
 
-/// True when a task may take an attempt that does not count: nothing of the task has started, and nothing is held back.
+/// True when a task may take an attempt that does not count: nothing of the task has started, nothing is held back, and
+/// something is gained by it. An unstarted attempt gains nothing over a newer dispatch, and both might start.
 fn can_be_taken(task: TaskState, about: About) -> bool {
-    let worth_it = !matches!(
-        about.event,
-        AttemptEvent::Released | AttemptEvent::Hindered | AttemptEvent::Lost
-    );
+    let worth_it = match about.event {
+        AttemptEvent::Accepted => task == TaskState::Pending,
+        AttemptEvent::Started
+        | AttemptEvent::Exited
+        | AttemptEvent::Succeeded
+        | AttemptEvent::Failed => true,
+        AttemptEvent::Hindered | AttemptEvent::Released | AttemptEvent::Lost => false,
+    };
     let free = match task {
         TaskState::Pending => true,
         TaskState::Assigned { dispatch } | TaskState::Accepted { dispatch, .. } => {

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::names::BatchName;
 use crate::task::text_enum;
 
+/// Longest lease of a worker, in seconds: ten years.
+pub const MAX_LOST_AFTER_SECONDS: u32 = 315_360_000;
+
 text_enum! {
-    /// Status of a worker.
+    /// Status of a worker. One whose lease has ended is offline, and is shown as lost beside that.
     WorkerStatus {
         /// Takes and runs tasks.
         Running = "running",

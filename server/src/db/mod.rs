@@ -489,7 +489,10 @@ impl Database {
     ) -> Result<Option<DesiredState>, DbError> {
         let (worker, batch, fault) = (worker.clone(), batch.clone(), fault.clone());
         let why = why.to_owned();
-        call!(self, pause_faulty_worker(epoch, &worker, &batch, &fault, &why))
+        call!(
+            self,
+            pause_faulty_worker(epoch, &worker, &batch, &fault, &why)
+        )
     }
 
     /// Pauses a batch that more than one worker cannot run. False when it was paused already.

@@ -1,9 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use scitq_shared::execution::FailureReason;
-use scitq_shared::ids::{
-    AttemptId, DispatchId, ExecutionId, IncarnationId, Revision, TaskId,
-};
+use scitq_shared::ids::{AttemptId, DispatchId, ExecutionId, IncarnationId, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::{Chunk, Stream};
 use scitq_shared::protocol::AttemptReport;

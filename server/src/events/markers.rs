@@ -73,6 +73,7 @@ pub async fn publish(
         version: PROTOCOL_VERSION,
         epoch,
         marker,
+        returned: Vec::new(),
     };
     let message = Message {
         exchange: topology::EVENTS_EXCHANGE.to_owned(),

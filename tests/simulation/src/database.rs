@@ -41,6 +41,7 @@ pub struct Attempt {
     pub worker: WorkerName,
     incarnation: IncarnationId,
     dispatch: DispatchId,
+    revision: Revision,
     /// Where it stands.
     pub state: AttemptState,
     /// True once it was declared lost, whatever came later.
@@ -316,6 +317,8 @@ impl Database {
                 let attempt = LoadedAttempt {
                     attempt: *id,
                     task: attempt.task,
+                    dispatch: attempt.dispatch,
+                    revision: attempt.revision,
                     state: attempt.state,
                     worker: attempt.worker.clone(),
                     incarnation: attempt.incarnation,
@@ -353,6 +356,7 @@ impl Database {
                         worker: change.worker.clone(),
                         incarnation: change.incarnation,
                         dispatch: report.dispatch,
+                        revision: report.revision,
                         state: change.state,
                         was_lost: false,
                         announced_sequence: change.announced_sequence,

@@ -110,8 +110,14 @@ pub(in crate::db) async fn fault_history(
     Ok(FaultHistory {
         paused: flags.paused,
         batch_paused: flags.batch_paused,
-        recent: recent.into_iter().map(EndRow::end).collect::<Result<_, DbError>>()?,
-        others: others.into_iter().map(other).collect::<Result<_, DbError>>()?,
+        recent: recent
+            .into_iter()
+            .map(EndRow::end)
+            .collect::<Result<_, DbError>>()?,
+        others: others
+            .into_iter()
+            .map(other)
+            .collect::<Result<_, DbError>>()?,
     })
 }
 
@@ -123,7 +129,9 @@ pub(in crate::db) async fn pause_faulty_worker(
     fault: &RecentEnd,
     why: &str,
 ) -> Result<Option<DesiredState>, DbError> {
-    transaction!(pool, |conn| pause_once(conn, epoch, worker, batch, fault, why))?;
+    transaction!(pool, |conn| pause_once(
+        conn, epoch, worker, batch, fault, why
+    ))?;
     Ok(wish(pool, worker.as_str()).await?.map(|wish| wish.desired))
 }
 

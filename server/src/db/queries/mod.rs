@@ -48,6 +48,4 @@ pub(in crate::db) use steering::{pause_batch, request_restart};
 pub(in crate::db) use submit::submit;
 pub(in crate::db) use tasks::{task, tasks};
 pub(in crate::db) use worker_list::{batch_capacity, worker, workers};
-pub(in crate::db) use workers::{
-    change_worker, farewell, greet, heard_from, set_offline, wish,
-};
+pub(in crate::db) use workers::{change_worker, farewell, greet, heard_from, set_offline, wish};

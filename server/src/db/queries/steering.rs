@@ -36,9 +36,10 @@ pub(in crate::db) async fn request_restart(
 }
 
 async fn request_once(conn: &mut Conn, worker: &str) -> Result<Option<u32>, DbError> {
-    let statement = Statement::new("UPDATE worker SET restart_requested_boots = boots WHERE name = ")
-        .text(worker)
-        .sql(" RETURNING boots");
+    let statement =
+        Statement::new("UPDATE worker SET restart_requested_boots = boots WHERE name = ")
+            .text(worker)
+            .sql(" RETURNING boots");
     let rows: Vec<BootsRow> = statement.read(conn).await?;
     Ok(rows
         .first()

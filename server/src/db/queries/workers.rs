@@ -383,10 +383,6 @@ async fn change_once(
     } else {
         statement
     };
-    statement
-        .sql(" WHERE name = ")
-        .text(name)
-        .run(conn)
-        .await?;
+    statement.sql(" WHERE name = ").text(name).run(conn).await?;
     Ok(Some(after))
 }
