@@ -30,6 +30,15 @@ pub struct Wish {
     pub restart: Option<u32>,
 }
 
+/// What became of a request for a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// This start of the agent, as its last hello counted them, is to be followed by another one.
+    Requested(u32),
+    /// The start that was meant has been followed by another one already.
+    Done,
+}
+
 /// What is to change about a worker; what is `None` stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerChange {

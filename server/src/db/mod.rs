@@ -41,8 +41,8 @@ use decider::Decider;
 pub use error::{DbError, SubmitError};
 pub use filter::{ExecutionFilter, PageRequest, TaskFilter};
 pub use known_worker::{
-    Capacity, FaultHistory, Greeted, HeldAttempts, ListedAttempt, LiveAttempt, RecentEnd, Silent,
-    Wish, WorkerChange,
+    Capacity, FaultHistory, Greeted, HeldAttempts, ListedAttempt, LiveAttempt, RecentEnd, Restart,
+    Silent, Wish, WorkerChange,
 };
 pub use projection::{
     AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection,
@@ -421,11 +421,15 @@ impl Database {
         call!(self, wish(worker.as_str()))
     }
 
-    /// Asks for a restart of a worker's agent. Answers the start that it is for, as the agent's last hello counted them;
-    /// `None` when there is no such worker.
-    pub async fn request_restart(&self, worker: &WorkerName) -> Result<Option<u32>, DbError> {
+    /// Asks for a restart of a worker's agent: of the start `of` as its hello counted them, or of the present one. `None`
+    /// when there is no such worker.
+    pub async fn request_restart(
+        &self,
+        worker: &WorkerName,
+        of: Option<u32>,
+    ) -> Result<Option<Restart>, DbError> {
         let worker = worker.clone();
-        call!(self, request_restart(worker.as_str()))
+        call!(self, request_restart(worker.as_str(), of))
     }
 
     /// Pauses or resumes a batch: of a paused one nothing is dispatched. False when there is no such batch.

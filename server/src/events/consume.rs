@@ -257,6 +257,10 @@ impl EventsConsumer {
         for refused in &effects.refused {
             tracing::warn!("an event makes no sense and is left out: {refused}");
         }
+        // First, so that a worker that is paused by it does not get the same tasks once more.
+        for (worker, batch) in effects.faults {
+            self.judge_worker(&worker, &batch).await?;
+        }
         if !effects.room.is_empty() {
             self.dispatcher
                 .send(DispatchInput::Room(effects.room))
@@ -269,9 +273,6 @@ impl EventsConsumer {
         self.control.stop(effects.stop).await?;
         self.control.revoke(&self.database, &effects.revoke).await?;
         self.control.applied(projected.complete).await?;
-        for (worker, batch) in effects.faults {
-            self.judge_worker(&worker, &batch).await?;
-        }
         if effects.tasks_changed {
             self.notices.tell(Notice::Tasks);
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{ApiError, Context, body};
-use crate::db::{DbError, WorkerChange};
+use crate::db::{DbError, Restart, WorkerChange};
 use crate::maintenance::lose;
 use crate::notices::Notice;
 use crate::nudge::Nudge;
@@ -133,6 +133,29 @@ pub(super) async fn change(
     show(context, name).await
 }
 
+/// Which restart is asked for.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestartWorker {
+    /// The start of the agent that is to be followed by another one, as the worker's `boots` showed it; absent: the present
+    /// one. With it the request can be repeated: one that has been met does nothing.
+    boots: Option<u32>,
+}
+
+/// Reads a body that may be left out.
+async fn optional<T: Default + serde::de::DeserializeOwned>(
+    context: &Context,
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<T, ApiError> {
+    let body = body::read(request, payload, context.max_body_bytes).await?;
+    if body.trim_ascii().is_empty() {
+        Ok(T::default())
+    } else {
+        body::json(&body)
+    }
+}
+
 fn lease(seconds: i64) -> Result<u32, ApiError> {
     let valid = u32::try_from(seconds).ok();
     valid
@@ -168,12 +191,7 @@ pub(super) async fn lost(
     payload: Payload,
     name: Path<String>,
 ) -> Result<Json<LossView>, ApiError> {
-    let body = body::read(&request, payload, context.max_body_bytes).await?;
-    let how: LoseWorker = if body.trim_ascii().is_empty() {
-        LoseWorker::default()
-    } else {
-        body::json(&body)?
-    };
+    let how: LoseWorker = optional(&context, &request, payload).await?;
     let database = context.database()?;
     let found = database.worker(&name).await?;
     let view = found.ok_or_else(|| no_such_worker(&name))?;
@@ -212,20 +230,31 @@ pub(super) async fn lost(
 #[utoipa::path(
     post, path = "/api/v1/workers/{name}/restart", tag = "workers",
     params(("name" = String, Path, description = "Worker")),
+    request_body = RestartWorker,
     responses(
         (status = 200, description = "The worker; its agent has started anew when `boots` has risen", body = WorkerView),
+        (status = 400, description = "The body cannot be read", body = Problem),
         (status = 404, description = "No such worker", body = Problem),
+        (status = 422, description = "A field breaks a rule", body = Problem),
         (status = 503, description = "The database is away", body = Problem),
     )
 )]
 pub(super) async fn restart(
     context: Data<Context>,
+    request: HttpRequest,
+    payload: Payload,
     name: Path<String>,
 ) -> Result<Json<WorkerView>, ApiError> {
+    let which: RestartWorker = optional(&context, &request, payload).await?;
     let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
-    let asked = context.database()?.request_restart(&worker).await?;
-    let boots = asked.ok_or_else(|| no_such_worker(&name))?;
-    context.nudger.nudge(Nudge::Restart { worker, boots }).await;
+    let database = context.database()?;
+    let asked = database.request_restart(&worker, which.boots).await?;
+    match asked.ok_or_else(|| no_such_worker(&name))? {
+        Restart::Requested(boots) => {
+            context.nudger.nudge(Nudge::Restart { worker, boots }).await;
+        }
+        Restart::Done => {}
+    }
     show(context, name).await
 }
 

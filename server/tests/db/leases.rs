@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scitq_server::db::{RecentEnd, Silent, WorkerChange};
+use scitq_server::db::{RecentEnd, Restart, Silent, WorkerChange};
 use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{Epoch, IncarnationId};
 use scitq_shared::names::{BatchName, WorkerName};
@@ -240,11 +240,13 @@ pub async fn lost_attempts_are_taken_back(fixture: &Fixture) {
 pub async fn restarts(fixture: &Fixture) {
     let epoch = fixture.lead().await;
     let worker = name("w");
-    assert_eq!(fixture.db.request_restart(&worker).await.unwrap(), None);
+    let ask = async |of| fixture.db.request_restart(&worker, of).await.unwrap();
+    assert_eq!(ask(None).await, None);
     assert_eq!(fixture.db.wish(&worker).await.unwrap(), None);
     let incarnation = IncarnationId::generate();
     assert_eq!(greet(fixture, epoch, "w", incarnation, 3).await, None);
-    assert_eq!(fixture.db.request_restart(&worker).await.unwrap(), Some(3));
+    assert_eq!(ask(Some(2)).await, Some(Restart::Done));
+    assert_eq!(ask(None).await, Some(Restart::Requested(3)));
     let requested = async || {
         let view = fixture.db.worker("w").await.unwrap().unwrap();
         let wish = fixture.db.wish(&worker).await.unwrap().unwrap();
@@ -258,7 +260,8 @@ pub async fn restarts(fixture: &Fixture) {
     assert_eq!(greet(fixture, epoch, "w", incarnation, 4).await, None);
     assert_eq!(requested().await, (4, None));
     // Another life of the directory counts from 1.
-    fixture.db.request_restart(&worker).await.unwrap();
+    assert_eq!(ask(Some(3)).await, Some(Restart::Done));
+    assert_eq!(ask(Some(4)).await, Some(Restart::Requested(4)));
     let other = IncarnationId::generate();
     assert_eq!(greet(fixture, epoch, "w", other, 1).await, None);
     assert_eq!(requested().await, (1, None));

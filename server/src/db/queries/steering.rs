@@ -2,8 +2,8 @@
 
 use super::statement::Statement;
 use super::transaction::transaction;
-use super::{Conn, Pool};
-use crate::db::DbError;
+use super::{Conn, Pool, dialect};
+use crate::db::{DbError, Restart};
 
 pub(in crate::db) async fn pause_batch(
     pool: &Pool,
@@ -31,17 +31,30 @@ struct BootsRow {
 pub(in crate::db) async fn request_restart(
     pool: &Pool,
     worker: &str,
-) -> Result<Option<u32>, DbError> {
-    transaction!(pool, |conn| request_once(conn, worker))
+    of: Option<u32>,
+) -> Result<Option<Restart>, DbError> {
+    transaction!(pool, |conn| request_once(conn, worker, of))
 }
 
-async fn request_once(conn: &mut Conn, worker: &str) -> Result<Option<u32>, DbError> {
-    let statement =
-        Statement::new("UPDATE worker SET restart_requested_boots = boots WHERE name = ")
-            .text(worker)
-            .sql(" RETURNING boots");
-    let rows: Vec<BootsRow> = statement.read(conn).await?;
-    Ok(rows
-        .first()
-        .map(|row| u32::try_from(row.boots).unwrap_or(0)))
+async fn request_once(
+    conn: &mut Conn,
+    worker: &str,
+    of: Option<u32>,
+) -> Result<Option<Restart>, DbError> {
+    let select = Statement::new("SELECT boots FROM worker WHERE name = ")
+        .text(worker)
+        .sql(dialect::FOR_UPDATE);
+    let rows: Vec<BootsRow> = select.read(conn).await?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let boots = u32::try_from(row.boots).unwrap_or(0);
+    if of.is_some_and(|of| of < boots) {
+        return Ok(Some(Restart::Done));
+    }
+    Statement::new("UPDATE worker SET restart_requested_boots = boots WHERE name = ")
+        .text(worker)
+        .run(conn)
+        .await?;
+    Ok(Some(Restart::Requested(boots)))
 }
