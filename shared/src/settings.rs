@@ -253,7 +253,7 @@ impl Settings {
         range(
             "server.lost_after_seconds",
             self.server.lost_after_seconds,
-            2,
+            self.server.offline_after_seconds,
             u64::from(MAX_LOST_AFTER_SECONDS),
         )?;
         range(

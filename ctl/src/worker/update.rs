@@ -4,10 +4,10 @@ use clap::{ArgGroup, Args};
 use reqwest::Method;
 use scitq_shared::api::WorkerView;
 use scitq_shared::names::BatchName;
+use scitq_shared::worker::Lease;
 use serde::Serialize;
 
-use super::lease::Lease;
-use super::{WHERE_TO_LOOK, show};
+use super::{WHERE_TO_LOOK, lease, show};
 use crate::client::{Call, Client};
 use crate::failure::Failure;
 use crate::screen::Screen;
@@ -34,7 +34,7 @@ pub struct UpdateArguments {
     #[arg(long, group = "change")]
     pub resume: bool,
     /// How long it may be silent before what it runs is lost and dispatched anew, such as 30m, 2h or 1d; `default`: as the server's settings say
-    #[arg(long, value_name = "TIME", group = "change")]
+    #[arg(long, value_name = "TIME", group = "change", value_parser = lease::parse)]
     pub lost_after: Option<Lease>,
 }
 
@@ -50,7 +50,7 @@ struct Change {
     #[serde(skip_serializing_if = "Option::is_none")]
     paused: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    lost_after_seconds: Option<Option<u32>>,
+    lost_after_seconds: Option<Lease>,
 }
 
 impl UpdateArguments {
@@ -60,7 +60,7 @@ impl UpdateArguments {
             concurrency: self.concurrency,
             prefetch: self.prefetch,
             paused: (self.pause || self.resume).then_some(self.pause),
-            lost_after_seconds: self.lost_after.map(Lease::seconds),
+            lost_after_seconds: self.lost_after,
         }
     }
 }

@@ -5,7 +5,7 @@ use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{AttemptId, DispatchId, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::transition::AttemptState;
-use scitq_shared::worker::DesiredState;
+use scitq_shared::worker::{DesiredState, Lease};
 
 /// The answer to a worker's hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +50,8 @@ pub struct WorkerChange {
     pub prefetch: Option<u16>,
     /// True when no new task may start.
     pub paused: Option<bool>,
-    /// Seconds that it may be silent before its attempts are lost; `Some(None)`: as the server's settings say.
-    pub lost_after_seconds: Option<Option<u32>>,
+    /// How long it may be silent before its attempts are lost.
+    pub lost_after: Option<Lease>,
 }
 
 /// One life of a worker's directory that was silent for longer than its lease (D7).

@@ -41,12 +41,12 @@ impl Present {
     pub fn heard(&self, worker: &WorkerName) {
         let at = Instant::now();
         let mut workers = self.lock();
-        match workers.get_mut(worker) {
-            Some(heard) => heard.at = at,
-            None => {
-                let present = false;
-                workers.insert(worker.clone(), Heard { at, present });
-            }
+        // Names are cloned for newcomers only.
+        if let Some(heard) = workers.get_mut(worker) {
+            heard.at = at;
+        } else {
+            let present = false;
+            workers.insert(worker.clone(), Heard { at, present });
         }
     }
 

@@ -2,7 +2,7 @@ use actix_web::HttpRequest;
 use actix_web::web::{Data, Json, Path, Payload};
 use scitq_shared::api::{LossView, Page, Problem, WorkerView};
 use scitq_shared::names::{BatchName, WorkerName};
-use scitq_shared::worker::{MAX_LOST_AFTER_SECONDS, WorkerStatus};
+use scitq_shared::worker::{Lease, MAX_LOST_AFTER_SECONDS, WorkerStatus};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -30,12 +30,12 @@ pub(super) struct ChangeWorker {
     /// Seconds that it may be silent before its attempts are lost; null: as the server's settings say.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<i64>)]
-    lost_after_seconds: Option<Option<i64>>,
+    lost_after_seconds: Option<Lease>,
 }
 
 /// A field that is there, be it null.
-fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Option<i64>>, D::Error> {
-    Option::deserialize(field).map(Some)
+fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Lease>, D::Error> {
+    Lease::deserialize(field).map(Some)
 }
 
 /// How a worker is declared lost.
@@ -115,10 +115,7 @@ pub(super) async fn change(
         concurrency: places("concurrency", change.concurrency)?,
         prefetch: places("prefetch", change.prefetch)?,
         paused: change.paused,
-        lost_after_seconds: change
-            .lost_after_seconds
-            .map(|seconds| seconds.map(lease).transpose())
-            .transpose()?,
+        lost_after: change.lost_after_seconds.map(valid).transpose()?,
     };
     let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
     let changed = context
@@ -156,16 +153,16 @@ async fn optional<T: Default + serde::de::DeserializeOwned>(
     }
 }
 
-fn lease(seconds: i64) -> Result<u32, ApiError> {
-    let valid = u32::try_from(seconds).ok();
-    valid
-        .filter(|seconds| (2..=MAX_LOST_AFTER_SECONDS).contains(seconds))
-        .ok_or_else(|| {
-            ApiError::field(
+fn valid(lease: Lease) -> Result<Lease, ApiError> {
+    match lease {
+        Lease::Seconds(seconds) if !(2..=i64::from(MAX_LOST_AFTER_SECONDS)).contains(&seconds) => {
+            Err(ApiError::field(
                 "lost_after_seconds",
                 format!("must be between 2 and {MAX_LOST_AFTER_SECONDS}, not {seconds}"),
-            )
-        })
+            ))
+        }
+        valid => Ok(valid),
+    }
 }
 
 /// Declares a worker lost: what it runs counts as lost, and is dispatched anew.

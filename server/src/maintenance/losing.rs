@@ -33,7 +33,7 @@ pub async fn lose(
     let live = database.live_attempts(worker, incarnation).await?;
     let mut loss = Loss::default();
     for some in live.chunks(AT_ONCE) {
-        let lost: Vec<Happening> = some
+        let happened: Vec<Happening> = some
             .iter()
             .map(|live| Happening::Lost {
                 attempt: live.attempt,
@@ -44,8 +44,8 @@ pub async fn lose(
             .collect();
         let mut written = (0, BTreeSet::new());
         let projected = database
-            .project(epoch, &needs(&lost), Vec::new(), |loaded| {
-                let (projection, _) = project(loaded, &lost);
+            .project(epoch, &needs(&happened), Vec::new(), |loaded| {
+                let (projection, _) = project(loaded, &happened);
                 let attempts = projection.attempts.iter();
                 let pending = projection
                     .tasks

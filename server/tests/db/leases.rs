@@ -8,7 +8,7 @@ use scitq_shared::ids::{Epoch, IncarnationId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::Hello;
 use scitq_shared::transition::AttemptEvent;
-use scitq_shared::worker::DesiredState;
+use scitq_shared::worker::{DesiredState, Lease};
 
 use crate::fixture::{Fixture, batch};
 use crate::projector::{Attempt, apply};
@@ -84,11 +84,15 @@ pub async fn leases_end(fixture: &Fixture) {
     silent_for(fixture, "a", 100).await;
     silent_for(fixture, "b", 100).await;
     assert_eq!(silent(fixture, HOUR).await, []);
-    let own = |seconds| WorkerChange {
-        lost_after_seconds: Some(seconds),
+    let own = |lease| WorkerChange {
+        lost_after: Some(lease),
         ..WorkerChange::default()
     };
-    fixture.db.change_worker("b", &own(Some(60))).await.unwrap();
+    fixture
+        .db
+        .change_worker("b", &own(Lease::Seconds(60)))
+        .await
+        .unwrap();
     let view = fixture.db.worker("b").await.unwrap().unwrap();
     assert_eq!((view.lost_after_seconds, view.lost_at), (Some(60), None));
     let lost_b = ("b".to_owned(), b, 60, false);
@@ -132,7 +136,11 @@ pub async fn leases_end(fixture: &Fixture) {
         .unwrap();
     let view = fixture.db.worker("b").await.unwrap().unwrap();
     assert_eq!((view.status.as_str(), view.lost_at), ("running", None));
-    fixture.db.change_worker("b", &own(None)).await.unwrap();
+    fixture
+        .db
+        .change_worker("b", &own(Lease::Default))
+        .await
+        .unwrap();
     let view = fixture.db.worker("b").await.unwrap().unwrap();
     assert_eq!(view.lost_after_seconds, None);
     // Who said goodbye and keeps nothing is not lost.

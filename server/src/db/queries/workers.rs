@@ -4,7 +4,7 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
 use scitq_shared::ids::{Epoch, IncarnationId};
 use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::Hello;
-use scitq_shared::worker::DesiredState;
+use scitq_shared::worker::{DesiredState, Lease};
 
 use super::leadership::fence;
 use super::statement::{Statement, read_for};
@@ -368,12 +368,10 @@ async fn change_once(
         .sql(", status = CASE WHEN status IN ('running', 'paused') THEN ")
         .text(status)
         .sql(" ELSE status END");
-    let statement = match change.lost_after_seconds {
+    let statement = match change.lost_after {
         None => statement,
-        Some(None) => statement.sql(", lost_after_seconds = NULL"),
-        Some(Some(seconds)) => statement
-            .sql(", lost_after_seconds = ")
-            .number(i64::from(seconds)),
+        Some(Lease::Default) => statement.sql(", lost_after_seconds = NULL"),
+        Some(Lease::Seconds(seconds)) => statement.sql(", lost_after_seconds = ").number(seconds),
     };
     // Whoever pauses or resumes a worker knows why: the server's own reason goes, and its failures are counted anew.
     let statement = if change.paused.is_some() {

@@ -140,7 +140,10 @@ async fn a_silent_worker_is_shown_offline() {
 
 #[tokio::test]
 async fn what_a_worker_ran_that_is_gone_for_good_runs_elsewhere() {
-    let setup = Setup::default().with("SCITQ_SERVER_LOST_AFTER_SECONDS", "4");
+    let setup = Setup::default()
+        .with("SCITQ_SERVER_OFFLINE_AFTER_SECONDS", "3")
+        .with("SCITQ_SERVER_LOST_AFTER_SECONDS", "6")
+        .with("SCITQ_WORKER_HEARTBEAT_SECONDS", "1");
     let mut system = Separate::start(setup.clone()).await;
     let file = system.directory().join("ran");
     // The first one never ends by itself; its process goes with the machine.
