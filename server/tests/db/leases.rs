@@ -96,7 +96,7 @@ pub async fn leases_end(fixture: &Fixture) {
     let view = fixture.db.worker("b").await.unwrap().unwrap();
     assert_eq!((view.lost_after_seconds, view.lost_at), (Some(60), None));
     let lost_b = ("b".to_owned(), b, 60, false);
-    assert_eq!(silent(fixture, HOUR).await, [lost_b.clone()]);
+    assert_eq!(silent(fixture, HOUR).await, std::slice::from_ref(&lost_b));
     let lost_a = ("a".to_owned(), a, 99, false);
     assert_eq!(
         silent(fixture, Duration::from_secs(99)).await,

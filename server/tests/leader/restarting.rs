@@ -1,7 +1,5 @@
 //! Agents that are to start anew.
 
-#![expect(clippy::panic, reason = "a test: what fails is shown")]
-
 use scitq_shared::protocol::ControlCommand;
 use serde_json::json;
 
