@@ -421,6 +421,10 @@ impl Broker {
         if wiped {
             self.queues.clear();
         }
+        // What comes back after a crash is taken for delivered before, whether it was or not (RabbitMQ's classic queues).
+        for message in self.queues.values_mut().flatten() {
+            message.redelivered = true;
+        }
     }
 
     /// Closes the channel for deliveries of a connection, as after a consumer timeout.

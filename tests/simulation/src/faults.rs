@@ -79,10 +79,18 @@ impl World {
                 .connection()
                 .map(|id| self.cut(Client::Worker(worker), id, HEARTBEATS))
                 .is_some(),
-            Fault::LeaderCut => self.servers[server]
-                .connection()
-                .map(|id| self.cut(Client::Server(server), id, HEARTBEATS))
-                .is_some(),
+            Fault::LeaderCut => {
+                let [commanding, reading] = self.servers[server].connections()[..] else {
+                    return;
+                };
+                let id = if self.random.random() {
+                    commanding
+                } else {
+                    reading
+                };
+                self.cut(Client::Server(server), id, HEARTBEATS);
+                true
+            }
             Fault::AgentKilled => {
                 let died = self.agent_dies(worker);
                 self.at(back, Event::WorkerStarts(worker));
@@ -112,7 +120,7 @@ impl World {
             Fault::ServerStopped => {
                 let until = self.now + back * 2;
                 self.stop_server(server, until);
-                if let Some(id) = self.servers[server].connection() {
+                for id in self.servers[server].connections() {
                     self.cut(Client::Server(server), id, HEARTBEATS);
                 }
                 true

@@ -85,8 +85,11 @@ impl Server {
         self.term.as_ref().is_some_and(|term| term.commanding == id)
     }
 
-    pub(crate) fn connection(&self) -> Option<ConnectionId> {
-        self.term.as_ref().map(|term| term.commanding)
+    /// The connections of its term: the one it commands by, the one it reads by.
+    pub(crate) fn connections(&self) -> Vec<ConnectionId> {
+        let term = self.term.iter();
+        term.flat_map(|term| [term.commanding, term.reading])
+            .collect()
     }
 
     fn term(&mut self, number: u64) -> Option<&mut Term> {

@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::cast_precision_loss,
     reason = "a test: what fails is shown, and figures are for people"
 )]

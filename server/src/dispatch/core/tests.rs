@@ -276,7 +276,7 @@ fn a_more_urgent_task_has_the_queue_withdrawn_when_all_is_confirmed() {
     assert_eq!(table.tell(Input::Confirmed { batch: batch() }), []);
     assert_eq!(
         table.core.next_deadline(table.now),
-        Some(at(30.0)),
+        Some(at(60.0)),
         "it waits for the answer, not for the time"
     );
     assert_eq!(
