@@ -85,7 +85,7 @@ impl Happening {
                     let event = match reason {
                         FailureReason::AgentRestarted => AttemptEvent::Lost,
                         FailureReason::Cancelled => AttemptEvent::Hindered,
-                        reason if reason.is_infrastructure() => AttemptEvent::Hindered,
+                        reason if reason.spares_task() => AttemptEvent::Hindered,
                         _ => AttemptEvent::Failed,
                     };
                     (event, report, Some((*reason, detail.clone())))
