@@ -286,6 +286,96 @@ fn workers_are_changed_and_counters_checked() {
 }
 
 #[test]
+fn lost_and_restarted_workers() {
+    let worker = |boots: u32, requested: bool| {
+        json!({
+            "worker_id": 1, "name": "w", "hostname": "h", "batch": "b", "status": "running", "concurrency": 4,
+            "prefetch": 1, "accepted": 0, "running": 2, "program_version": "0.2.0", "cores": 8,
+            "memory_bytes": 1, "last_contact_at": "2026-07-01T10:00:00Z", "created_at": "2026-07-01T10:00:00Z",
+            "boots": boots, "restart_requested": requested,
+        })
+    };
+    let fake = Fake::start(move |number, seen| match seen.path() {
+        "/api/v1/workers" => page(&[worker(3, false)], None),
+        "/api/v1/workers/w" => Answer::json(&worker(3, number % 3 == 0)),
+        "/api/v1/workers/w/restart" => Answer::json(&worker(3, true)),
+        "/api/v1/workers/gone/lost" => {
+            Answer::json(&json!({"worker": "gone", "executions": 2, "task_ids": [4, 7]}))
+        }
+        "/api/v1/workers/w/lost" => Answer::problem(409, "worker w is running"),
+        _ => Answer::problem(404, "there is no worker"),
+    });
+    let lost = fake.run(&["worker", "lost", "gone", "--yes"]);
+    assert_code(&lost, 0);
+    assert!(
+        stdout(&lost).contains("2 executions") && stdout(&lost).contains("anew: 4 7"),
+        "{}",
+        stdout(&lost)
+    );
+    assert_eq!(fake.seen().last().unwrap().body, br#"{"force":false}"#);
+    let refused = fake.run(&["worker", "lost", "w", "--yes"]);
+    assert_code(&refused, 2);
+    assert!(stderr(&refused).contains("--force"), "{}", stderr(&refused));
+    // Nobody can be asked here.
+    let asked = fake.run(&["worker", "lost", "w"]);
+    assert_code(&asked, 2);
+    assert!(stderr(&asked).contains("--yes"), "{}", stderr(&asked));
+
+    let asked = fake.run(&["worker", "restart", "w"]);
+    assert_code(&asked, 0);
+    assert_eq!(fake.seen().last().unwrap().body, br#"{"boots":3}"#);
+    let waited = fake.run(&["worker", "restart", "--all", "--wait"]);
+    assert_code(&waited, 0);
+    assert!(
+        stdout(&waited).contains("w has started anew with version 0.2.0"),
+        "{}",
+        stdout(&waited)
+    );
+    assert_code(&fake.run(&["worker", "restart"]), 2);
+    assert_code(&fake.run(&["worker", "restart", "x"]), 2);
+}
+
+#[test]
+fn a_worker_that_does_not_start_anew_is_told() {
+    let worker = json!({
+        "worker_id": 1, "name": "w", "hostname": "h", "batch": "b", "status": "offline", "concurrency": 4,
+        "prefetch": 1, "accepted": 0, "running": 2, "program_version": "0.2.0", "cores": 8, "memory_bytes": 1,
+        "last_contact_at": "2026-07-01T10:00:00Z", "created_at": "2026-07-01T10:00:00Z", "boots": 3,
+        "restart_requested": true,
+    });
+    let fake = Fake::start(move |_, _| Answer::json(&worker));
+    let waited = fake.run(&["worker", "restart", "w", "--wait", "--for", "0"]);
+    assert_code(&waited, 4);
+    assert!(
+        stderr(&waited).contains("w has not started anew within 0 s: it is offline"),
+        "{}",
+        stderr(&waited)
+    );
+}
+
+#[test]
+fn batches_are_paused_and_resumed() {
+    let fake = Fake::start(move |_, seen| {
+        let paused = seen.body == br#"{"paused":true}"#;
+        Answer::json(&json!({
+            "batch": "b", "created_at": "2026-07-01T10:00:00Z", "tasks": {}, "total": 0, "workers": 1,
+            "paused": paused, "pause_reason": null,
+        }))
+    });
+    let paused = fake.run(&["batch", "pause", "b"]);
+    assert_code(&paused, 0);
+    assert!(stdout(&paused).contains("paused"), "{}", stdout(&paused));
+    let seen = fake.seen();
+    assert_eq!(
+        (seen[0].method.as_str(), seen[0].path()),
+        ("PATCH", "/api/v1/batches/b")
+    );
+    let resumed = fake.run(&["batch", "resume", "b"]);
+    assert_code(&resumed, 0);
+    assert!(!stdout(&resumed).contains("paused"), "{}", stdout(&resumed));
+}
+
+#[test]
 fn the_settings_are_shown_without_secrets() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("scitq.toml");

@@ -327,6 +327,7 @@ async fn project(
                 to,
                 retries_left: 0,
                 meet_requirements: to == TaskState::Succeeded,
+                moved_by: Some(attempt),
             });
             projection.attempts.push(AttemptChange {
                 attempt,

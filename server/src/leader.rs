@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use scitq_broker::{Broker, BrokerError, Channel, Connection, Consumer, QueueType, topology};
 use scitq_shared::ids::Epoch;
+use scitq_shared::protocol::ControlCommand;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::control::ControlSender;
 use crate::db::Database;
 use crate::dispatch::{DispatchInput, DispatchSender, Dispatcher};
-use crate::events::{Consumed, EventsConsumer, HeartbeatConsumer, Present};
-use crate::maintenance::SilenceCheck;
+use crate::events::{Consumed, EventsConsumer, HeartbeatConsumer, Markers, Present};
+use crate::maintenance::{LeaseCheck, SilenceCheck};
 use crate::notices::Notices;
 use crate::nudge::{Nudge, Nudger, WAITING_NUDGES};
 use crate::patience::patiently;
@@ -40,6 +41,10 @@ pub struct Leader {
     pub queue_type: QueueType,
     /// How long a worker may be silent before it is shown offline.
     pub offline_after: Duration,
+    /// How long a worker may be silent before its attempts are lost, where it has no lease of its own.
+    pub lost_after: Duration,
+    /// After how many failures in a row of its own a worker is paused.
+    pub pause_worker_after: u32,
     /// Tells waiting requests.
     pub notices: Notices,
     /// Through which requests tell the leader.
@@ -149,6 +154,7 @@ impl Leader {
         let (output_channel, output) = consume(&reading, topology::OUTPUT_QUEUE, 32).await?;
         let (heartbeat_channel, heartbeats) =
             consume(&reading, topology::HEARTBEAT_QUEUE, 256).await?;
+        let markers = Markers::default();
         let events = EventsConsumer {
             database: self.database.clone(),
             epoch,
@@ -159,6 +165,8 @@ impl Leader {
             control: control.clone(),
             dispatcher: dispatcher.clone(),
             notices: self.notices.clone(),
+            markers: markers.clone(),
+            pause_worker_after: self.pause_worker_after,
             stop: stop.clone(),
         };
         let present = Present::default();
@@ -167,7 +175,7 @@ impl Leader {
             epoch,
             channel: heartbeat_channel,
             consumer: heartbeats,
-            control,
+            control: control.clone(),
             dispatcher: dispatcher.clone(),
             notices: self.notices.clone(),
             present: present.clone(),
@@ -178,8 +186,19 @@ impl Leader {
             database: self.database.clone(),
             epoch,
             offline_after: self.offline_after,
-            present,
+            present: present.clone(),
             dispatcher: dispatcher.clone(),
+            stop: stop.clone(),
+        };
+        let leases = LeaseCheck {
+            database: self.database.clone(),
+            epoch,
+            lost_after: self.lost_after,
+            present: present.clone(),
+            markers,
+            channel: commanding.channel().await?,
+            dispatcher: dispatcher.clone(),
+            notices: self.notices.clone(),
             stop: stop.clone(),
         };
         let listening = NudgeListener {
@@ -187,6 +206,8 @@ impl Leader {
             queue: leader_queue.1,
             local: nudge_receiver,
             dispatcher,
+            control,
+            present,
             stop: stop.clone(),
         };
         self.nudger.lead(Some(nudge_sender));
@@ -195,6 +216,7 @@ impl Leader {
         parts.spawn(events.run());
         parts.spawn(heartbeat.run());
         parts.spawn(silence.run());
+        parts.spawn(leases.run());
         parts.spawn(listening.run());
         parts.spawn(until_lost(commanding.clone(), stop.clone()));
         parts.spawn(until_lost(reading.clone(), stop.clone()));
@@ -289,6 +311,8 @@ struct NudgeListener {
     queue: Consumer,
     local: mpsc::Receiver<Nudge>,
     dispatcher: DispatchSender,
+    control: ControlSender,
+    present: Present,
     stop: CancellationToken,
 }
 
@@ -297,11 +321,11 @@ impl NudgeListener {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return Err(Consumed::Stopped),
-                Some(nudge) = self.local.recv() => self.hear(nudge).await,
+                Some(nudge) = self.local.recv() => self.hear(nudge).await?,
                 delivery = self.queue.next() => {
                     let delivery = delivery?;
                     match serde_json::from_slice(&delivery.body) {
-                        Ok(nudge) => self.hear(nudge).await,
+                        Ok(nudge) => self.hear(nudge).await?,
                         Err(error) => tracing::warn!(%error, "a nudge cannot be read and is dropped"),
                     }
                     self.channel.ack(delivery.tag).await?;
@@ -310,7 +334,7 @@ impl NudgeListener {
         }
     }
 
-    async fn hear(&self, nudge: Nudge) {
+    async fn hear(&self, nudge: Nudge) -> Result<(), Consumed> {
         match nudge {
             Nudge::Pending { batches } => {
                 self.dispatcher.send(DispatchInput::Pending(batches)).await;
@@ -320,6 +344,17 @@ impl NudgeListener {
                     .send(DispatchInput::Greeted { worker, desired })
                     .await;
             }
+            Nudge::Lost { worker, batches } => {
+                // Should it live, its next sign of life is news.
+                self.present.remove(&worker);
+                self.dispatcher.send(DispatchInput::WorkersChanged).await;
+                self.dispatcher.send(DispatchInput::Pending(batches)).await;
+            }
+            Nudge::Restart { worker, boots } => {
+                let restart = ControlCommand::Restart { boots };
+                self.control.tell(&worker, restart).await?;
+            }
         }
+        Ok(())
     }
 }

@@ -29,6 +29,20 @@ pub enum Nudge {
         /// What is wanted of it now.
         desired: DesiredState,
     },
+    /// A person has declared a worker lost.
+    Lost {
+        /// The worker.
+        worker: WorkerName,
+        /// The batches that have pending tasks by it.
+        batches: BTreeSet<BatchName>,
+    },
+    /// The agent of a worker is to start anew.
+    Restart {
+        /// The worker.
+        worker: WorkerName,
+        /// The start of the agent that the request is for.
+        boots: u32,
+    },
 }
 
 /// Nudges that may wait inside the leader. When it is full the nudge is dropped: the leader then looks at everything.

@@ -169,6 +169,8 @@ async fn lead(
             settings::QueueType::Quorum => QueueType::Quorum,
         },
         offline_after: Duration::from_secs(settings.server.offline_after_seconds),
+        lost_after: Duration::from_secs(settings.server.lost_after_seconds),
+        pause_worker_after: settings.server.pause_worker_after,
         notices,
         nudger,
         readiness,

@@ -202,6 +202,12 @@ pub struct BatchView {
     pub total: i64,
     /// Workers that listen to it and are not offline.
     pub workers: i64,
+    /// True while none of its tasks is dispatched.
+    #[serde(default)]
+    pub paused: bool,
+    /// Why the server paused it; none where a person did.
+    #[serde(default)]
+    pub pause_reason: Option<String>,
 }
 
 /// A worker.
@@ -235,6 +241,32 @@ pub struct WorkerView {
     pub last_contact_at: DateTime<Utc>,
     /// When it first said hello.
     pub created_at: DateTime<Utc>,
+    /// Why the server paused it; none where a person did.
+    #[serde(default)]
+    pub pause_reason: Option<String>,
+    /// Seconds that it may be silent before its attempts are lost; none: as the server's settings say.
+    #[serde(default)]
+    pub lost_after_seconds: Option<i64>,
+    /// When it was declared lost; none once it is heard of again. Its status is offline then.
+    #[serde(default)]
+    pub lost_at: Option<DateTime<Utc>>,
+    /// How many times its agent was started on its directory, as its last hello said.
+    #[serde(default)]
+    pub boots: i64,
+    /// True from the request for a restart of its agent until the agent has been started anew.
+    #[serde(default)]
+    pub restart_requested: bool,
+}
+
+/// What was lost with a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LossView {
+    /// The worker.
+    pub worker: String,
+    /// How many of its executions are lost by this.
+    pub executions: u64,
+    /// The tasks that are dispatched anew, by id.
+    pub task_ids: Vec<i64>,
 }
 
 /// How far a set of tasks is.

@@ -64,6 +64,21 @@ text_enum! {
     }
 }
 
+impl FailureReason {
+    /// True when the attempt could not be run where it was, which may be the worker's own doing: a worker that has nothing
+    /// else is paused (D13). A command that is not there is the task's own fault, even where another worker has it.
+    pub fn is_infrastructure(self) -> bool {
+        matches!(self, Self::StartFailed | Self::DiskFull | Self::WorkerFault)
+    }
+
+    /// True when the task has certainly no part in it: it fails by it as little as it uses up a retry. A process that cannot
+    /// be started is not among them: an interpreter that is not there, or a command that is too long, would come back for
+    /// ever.
+    pub fn spares_task(self) -> bool {
+        matches!(self, Self::DiskFull | Self::WorkerFault)
+    }
+}
+
 /// How a process ended: with a code, or by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

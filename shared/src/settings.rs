@@ -19,7 +19,7 @@ use crate::names::{BatchName, WorkerName};
 use crate::output::DEFAULT_STREAM_CAP_BYTES;
 use crate::secret::SecretUrl;
 use crate::task::text_enum;
-use crate::worker::WorkerStatus;
+use crate::worker::{MAX_LOST_AFTER_SECONDS, WorkerStatus};
 
 /// Every setting. Serialised with secrets masked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -97,6 +97,10 @@ pub struct ServerSettings {
     pub max_body_bytes: u64,
     /// Seconds of silence after which a worker is shown offline.
     pub offline_after_seconds: u64,
+    /// Seconds of silence after which a worker's attempts are lost and its tasks dispatched anew; a worker may have its own.
+    pub lost_after_seconds: u64,
+    /// After how many failures of its own in a row (disk full, no process can be started) a worker is paused.
+    pub pause_worker_after: u32,
 }
 
 impl Default for ServerSettings {
@@ -106,6 +110,8 @@ impl Default for ServerSettings {
             http_threads: 2,
             max_body_bytes: 16 * 1024 * 1024,
             offline_after_seconds: 15,
+            lost_after_seconds: 3600,
+            pause_worker_after: 5,
         }
     }
 }
@@ -243,6 +249,18 @@ impl Settings {
             self.server.offline_after_seconds,
             2,
             86_400,
+        )?;
+        range(
+            "server.lost_after_seconds",
+            self.server.lost_after_seconds,
+            self.server.offline_after_seconds,
+            u64::from(MAX_LOST_AFTER_SECONDS),
+        )?;
+        range(
+            "server.pause_worker_after",
+            u64::from(self.server.pause_worker_after),
+            1,
+            1000,
         )?;
         range(
             "worker.concurrency",

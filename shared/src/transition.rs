@@ -182,6 +182,10 @@ pub enum Event {
         attempt: AttemptId,
         /// What happened.
         event: AttemptEvent,
+        /// True when the task may take the attempt although it does not count at present, because what it runs is what
+        /// the task would run: a lost one that comes back (D7), or one that the database has never heard of because it
+        /// was restored (D12). Whoever knows the revisions decides it.
+        may_be_taken: bool,
     },
 }
 
@@ -196,8 +200,11 @@ pub enum AttemptEvent {
     Exited,
     /// Over with exit code 0.
     Succeeded,
-    /// Over with a failure.
+    /// Over with a failure of the command's own.
     Failed,
+    /// Over with a failure that is not the command's doing: the worker could not run it (D13), or ended it because the
+    /// server said so.
+    Hindered,
     /// Given back without having run.
     Released,
     /// Its worker is gone or does not know it.
@@ -206,12 +213,13 @@ pub enum AttemptEvent {
 
 impl AttemptEvent {
     /// Every event, for tables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accepted,
         Self::Started,
         Self::Exited,
         Self::Succeeded,
         Self::Failed,
+        Self::Hindered,
         Self::Released,
         Self::Lost,
     ];
@@ -222,10 +230,15 @@ impl AttemptEvent {
             Self::Started => AttemptState::Running,
             Self::Exited => AttemptState::Uploading,
             Self::Succeeded => AttemptState::Succeeded,
-            Self::Failed => AttemptState::Failed,
+            Self::Failed | Self::Hindered => AttemptState::Failed,
             Self::Released => AttemptState::Released,
             Self::Lost => AttemptState::Lost,
         }
+    }
+
+    /// True when the attempt goes on: it can be told to stop.
+    fn is_alive(self) -> bool {
+        matches!(self, Self::Accepted | Self::Started)
     }
 }
 
@@ -244,6 +257,9 @@ pub enum Effect {
     TaskOver,
     /// The attempt counts no more but may still be alive: its worker is told to give it up.
     StopAttempt,
+    /// This unstarted dispatch counts no more, because the task took an earlier attempt back: whoever holds it is asked to
+    /// give it back. Should it start all the same, its attempt is told to stop.
+    RevokeDispatch(DispatchId),
 }
 
 /// The answer of [`transition`].
@@ -322,8 +338,26 @@ pub fn transition(
             dispatch,
             attempt: id,
             event,
-        } => attempt_event(task, retries_left, attempt, dispatch, id, event),
+            may_be_taken,
+        } => {
+            let about = About {
+                dispatch,
+                id,
+                event,
+                may_be_taken,
+            };
+            attempt_event(task, retries_left, attempt, about)
+        }
     }
+}
+
+/// An event of an attempt.
+#[derive(Clone, Copy)]
+struct About {
+    dispatch: DispatchId,
+    id: AttemptId,
+    event: AttemptEvent,
+    may_be_taken: bool,
 }
 
 fn changed(task: TaskState, attempt: Option<AttemptState>, effects: &[Effect]) -> Decision {
@@ -365,30 +399,38 @@ fn attempt_event(
     task: TaskState,
     retries_left: u16,
     attempt: AttemptState,
-    dispatch: DispatchId,
-    id: AttemptId,
-    event: AttemptEvent,
+    about: About,
 ) -> Decision {
-    let next = event.state();
-    if rank(next) <= rank(attempt) {
-        return late(attempt, next);
+    let next = about.event.state();
+    if attempt == AttemptState::Lost {
+        return comes_back(task, retries_left, about);
     }
-    let next = Some(next);
+    if rank(next) <= rank(attempt) {
+        return Decision::Duplicate;
+    }
     // An attempt counts when its dispatch does and no other attempt has taken that dispatch.
-    let counts =
-        task.dispatch() == Some(dispatch) && task.attempt().is_none_or(|current| current == id);
-    if !counts {
-        let alive = matches!(event, AttemptEvent::Accepted | AttemptEvent::Started);
-        let effects = if alive {
+    let counts = task.dispatch() == Some(about.dispatch)
+        && task.attempt().is_none_or(|current| current == about.id);
+    if counts {
+        return moves(task, retries_left, about);
+    }
+    if attempt == AttemptState::Unknown && can_be_taken(task, about) {
+        return take(task, retries_left, about);
+    }
+    Decision::Stale {
+        attempt: Some(next),
+        effects: if about.event.is_alive() {
             vec![Effect::StopAttempt]
         } else {
             Vec::new()
-        };
-        return Decision::Stale {
-            attempt: next,
-            effects,
-        };
+        },
     }
+}
+
+/// An attempt that counts moves forward, and its task with it.
+fn moves(task: TaskState, retries_left: u16, about: About) -> Decision {
+    let (dispatch, attempt) = (about.dispatch, about.id);
+    let next = Some(about.event.state());
     // The window holds what is dispatched and not yet accepted.
     let room: &[Effect] = if matches!(task, TaskState::Assigned { .. }) {
         &[Effect::RoomInWindow]
@@ -396,21 +438,16 @@ fn attempt_event(
         &[]
     };
     let with = |effects: &[Effect]| [room, effects].concat();
-    match event {
-        AttemptEvent::Accepted => changed(
-            TaskState::Accepted {
-                dispatch,
-                attempt: id,
-            },
-            next,
-            &with(&[]),
-        ),
+    match about.event {
+        AttemptEvent::Accepted => {
+            changed(TaskState::Accepted { dispatch, attempt }, next, &with(&[]))
+        }
         AttemptEvent::Started | AttemptEvent::Exited => {
-            let uploading = event == AttemptEvent::Exited;
+            let uploading = about.event == AttemptEvent::Exited;
             changed(
                 TaskState::Running {
                     dispatch,
-                    attempt: id,
+                    attempt,
                     uploading,
                 },
                 next,
@@ -429,29 +466,79 @@ fn attempt_event(
         ),
         AttemptEvent::Failed => changed(TaskState::Failed, next, &with(&[Effect::TaskOver])),
         // What was not the command's own doing costs no retry.
-        AttemptEvent::Released | AttemptEvent::Lost => {
+        AttemptEvent::Hindered | AttemptEvent::Released | AttemptEvent::Lost => {
             changed(TaskState::Pending, next, &with(&[Effect::Dispatch]))
         }
     }
 }
 
-/// An event that does not move its attempt forward: normally a repetition.
-fn late(attempt: AttemptState, next: AttemptState) -> Decision {
-    match (attempt, next) {
-        // It was declared lost and its worker has the last word after all (a heartbeat may overtake it): that belongs in
-        // its history, its task has gone on.
-        (
-            AttemptState::Lost,
-            AttemptState::Succeeded | AttemptState::Failed | AttemptState::Released,
-        ) => Decision::Stale {
-            attempt: Some(next),
+/// An attempt that was declared lost is heard of after all.
+///
+/// As long as nothing newer of its task has started, the task takes it back: what ran need not run again. Otherwise what it
+/// says belongs in its history, and it is told to stop where it still can be.
+fn comes_back(task: TaskState, retries_left: u16, about: About) -> Decision {
+    match about.event {
+        AttemptEvent::Lost => Decision::Duplicate,
+        // Nothing to take back: its task goes on as it is.
+        AttemptEvent::Released | AttemptEvent::Hindered => Decision::Stale {
+            attempt: Some(about.event.state()),
             effects: Vec::new(),
         },
-        (AttemptState::Lost, AttemptState::Accepted | AttemptState::Running) => Decision::Stale {
+        _ if can_be_taken(task, about) => take(task, retries_left, about),
+        AttemptEvent::Succeeded | AttemptEvent::Failed => Decision::Stale {
+            attempt: Some(about.event.state()),
+            effects: Vec::new(),
+        },
+        AttemptEvent::Accepted | AttemptEvent::Started => Decision::Stale {
             attempt: None,
             effects: vec![Effect::StopAttempt],
         },
-        _ => Decision::Duplicate,
+        // Its end follows.
+        AttemptEvent::Exited => Decision::Duplicate,
+    }
+}
+
+/// True when a task may take an attempt that does not count: nothing of the task has started, nothing is held back, and
+/// something is gained by it. An unstarted attempt gains nothing over a newer dispatch, and both might start.
+fn can_be_taken(task: TaskState, about: About) -> bool {
+    let worth_it = match about.event {
+        AttemptEvent::Accepted => task == TaskState::Pending,
+        AttemptEvent::Started
+        | AttemptEvent::Exited
+        | AttemptEvent::Succeeded
+        | AttemptEvent::Failed => true,
+        AttemptEvent::Hindered | AttemptEvent::Released | AttemptEvent::Lost => false,
+    };
+    let free = match task {
+        TaskState::Pending => true,
+        TaskState::Assigned { dispatch } | TaskState::Accepted { dispatch, .. } => {
+            dispatch != about.dispatch
+        }
+        _ => false,
+    };
+    about.may_be_taken && worth_it && free
+}
+
+/// The task takes an attempt: it counts from now on, and a newer dispatch does no more.
+fn take(task: TaskState, retries_left: u16, about: About) -> Decision {
+    let decision = moves(task, retries_left, about);
+    match (task.dispatch(), decision) {
+        (
+            Some(newer),
+            Decision::Changed {
+                task,
+                attempt,
+                mut effects,
+            },
+        ) => {
+            effects.push(Effect::RevokeDispatch(newer));
+            Decision::Changed {
+                task,
+                attempt,
+                effects,
+            }
+        }
+        (_, decision) => decision,
     }
 }
 

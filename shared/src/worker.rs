@@ -6,8 +6,36 @@ use serde::{Deserialize, Serialize};
 use crate::names::BatchName;
 use crate::task::text_enum;
 
+/// Longest lease of a worker, in seconds: ten years.
+pub const MAX_LOST_AFTER_SECONDS: u32 = 315_360_000;
+
+/// How long a worker may be silent before its attempts are lost; in JSON a number of seconds, or null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<i64>", into = "Option<i64>")]
+pub enum Lease {
+    /// As the server's settings say.
+    Default,
+    /// So many seconds.
+    Seconds(i64),
+}
+
+impl From<Option<i64>> for Lease {
+    fn from(seconds: Option<i64>) -> Self {
+        seconds.map_or(Self::Default, Self::Seconds)
+    }
+}
+
+impl From<Lease> for Option<i64> {
+    fn from(lease: Lease) -> Self {
+        match lease {
+            Lease::Default => None,
+            Lease::Seconds(seconds) => Some(seconds),
+        }
+    }
+}
+
 text_enum! {
-    /// Status of a worker.
+    /// Status of a worker. One whose lease has ended is offline, and is shown as lost beside that.
     WorkerStatus {
         /// Takes and runs tasks.
         Running = "running",

@@ -2,6 +2,7 @@
 
 use scitq_shared::api::BatchView;
 
+use super::show::state;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::paging::{self, ListArguments};
@@ -9,12 +10,13 @@ use crate::screen::Screen;
 use crate::table::Column;
 use crate::text::{by_status, time};
 
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column; 6] = [
     Column::words("BATCH"),
     Column::number("TASKS"),
     Column::number("WORKERS"),
     Column::words("CREATED"),
     Column::long("BY STATUS"),
+    Column::long("STATE"),
 ];
 
 /// Shows all batches.
@@ -34,6 +36,7 @@ pub async fn run(client: &Client, screen: &Screen) -> Result<(), Failure> {
                 batch.workers.to_string(),
                 time(batch.created_at),
                 by_status(&batch.tasks),
+                state(batch),
             ]
         },
     )

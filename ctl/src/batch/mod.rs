@@ -1,6 +1,7 @@
 //! `batch`: series of tasks that are steered as one.
 
 mod list;
+mod pause;
 mod show;
 
 use std::process::ExitCode;
@@ -10,6 +11,9 @@ use clap::Subcommand;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::screen::Screen;
+
+/// What to say when a batch does not exist.
+const WHERE_TO_LOOK: &str = "`scitq-ctl batch list` shows the batches";
 
 /// What to do with batches.
 #[derive(Clone, Debug, Subcommand)]
@@ -21,6 +25,19 @@ pub enum BatchCommand {
         /// Name of the batch
         name: String,
     },
+    /// Dispatch nothing of a batch any more
+    ///
+    /// What runs goes on, and so do the tasks that were dispatched before: they are held by workers or wait in the batch's
+    /// queue, some hundreds at most.
+    Pause {
+        /// Name of the batch
+        name: String,
+    },
+    /// Dispatch tasks of a paused batch again
+    Resume {
+        /// Name of the batch
+        name: String,
+    },
 }
 
 impl BatchCommand {
@@ -29,6 +46,8 @@ impl BatchCommand {
         match self {
             Self::List => list::run(client, screen).await?,
             Self::Show { name } => show::run(&name, client, screen).await?,
+            Self::Pause { name } => pause::run(&name, true, client, screen).await?,
+            Self::Resume { name } => pause::run(&name, false, client, screen).await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -2,6 +2,7 @@
 
 use scitq_shared::api::BatchView;
 
+use super::WHERE_TO_LOOK;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::screen::Screen;
@@ -13,11 +14,14 @@ pub async fn run(name: &str, client: &Client, screen: &Screen) -> Result<(), Fai
     let batch: BatchView = client
         .get(&["batches", name], &[])
         .await
-        .map_err(|failure| {
-            failure.remedy_when_missing("`scitq-ctl batch list` shows the batches")
-        })?;
+        .map_err(|failure| failure.remedy_when_missing(WHERE_TO_LOOK))?;
+    print(&batch, screen)
+}
+
+/// Shows a batch that has been read.
+pub(super) fn print(batch: &BatchView, screen: &Screen) -> Result<(), Failure> {
     if screen.json() {
-        return screen.value(&batch);
+        return screen.value(batch);
     }
     screen.table(&Table::properties(vec![
         ("batch", batch.batch.clone()),
@@ -25,5 +29,15 @@ pub async fn run(name: &str, client: &Client, screen: &Screen) -> Result<(), Fai
         ("tasks", batch.total.to_string()),
         ("by status", by_status(&batch.tasks)),
         ("workers", batch.workers.to_string()),
+        ("state", state(batch)),
     ]))
+}
+
+/// Whether its tasks are dispatched, and if not, why.
+pub(super) fn state(batch: &BatchView) -> String {
+    match (&batch.pause_reason, batch.paused) {
+        (Some(reason), true) => format!("paused: {reason}"),
+        (None, true) => "paused".to_owned(),
+        (_, false) => "open".to_owned(),
+    }
 }

@@ -7,9 +7,9 @@ use crate::failure::Failure;
 use crate::paging::{self, ListArguments};
 use crate::screen::Screen;
 use crate::table::Column;
-use crate::text::time;
+use crate::text::{or_none, time};
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column; 10] = [
     Column::words("NAME"),
     Column::words("STATUS"),
     Column::words("BATCH"),
@@ -19,6 +19,7 @@ const COLUMNS: [Column; 9] = [
     Column::number("ACCEPTED"),
     Column::words("LAST CONTACT"),
     Column::long("HOST"),
+    Column::long("WHY"),
 ];
 
 /// Shows all workers.
@@ -34,7 +35,7 @@ pub async fn run(client: &Client, screen: &Screen) -> Result<(), Failure> {
         |worker: &WorkerView| {
             vec![
                 worker.name.clone(),
-                worker.status.clone(),
+                status(worker),
                 worker.batch.clone(),
                 worker.concurrency.to_string(),
                 worker.prefetch.to_string(),
@@ -42,8 +43,18 @@ pub async fn run(client: &Client, screen: &Screen) -> Result<(), Failure> {
                 worker.accepted.to_string(),
                 time(worker.last_contact_at),
                 worker.hostname.clone(),
+                or_none(worker.pause_reason.as_deref()),
             ]
         },
     )
     .await
+}
+
+/// The status as a list shows it.
+fn status(worker: &WorkerView) -> String {
+    if worker.lost_at.is_some() {
+        format!("{} (lost)", worker.status)
+    } else {
+        worker.status.clone()
+    }
 }

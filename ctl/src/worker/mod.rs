@@ -1,6 +1,9 @@
 //! `worker`: who runs the tasks.
 
+mod lease;
 mod list;
+mod lose;
+mod restart;
 mod show;
 mod update;
 
@@ -26,7 +29,14 @@ pub enum WorkerCommand {
         name: String,
     },
     /// Change a worker while it works; running tasks go on
+    #[command(visible_alias = "set")]
     Update(update::UpdateArguments),
+    /// Declare a worker lost: what it runs is dispatched anew
+    #[command(long_about = lose::HELP)]
+    Lost(lose::LostArguments),
+    /// Start agents anew, on the program that stands in their file now
+    #[command(long_about = restart::HELP)]
+    Restart(restart::RestartArguments),
 }
 
 impl WorkerCommand {
@@ -36,6 +46,8 @@ impl WorkerCommand {
             Self::List => list::run(client, screen).await?,
             Self::Show { name } => show::run(&name, client, screen).await?,
             Self::Update(arguments) => update::run(&arguments, client, screen).await?,
+            Self::Lost(arguments) => lose::run(&arguments, client, screen).await?,
+            Self::Restart(arguments) => return restart::run(&arguments, client, screen).await,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::screen::Screen;
 use crate::table::Table;
-use crate::text::{size, time};
+use crate::text::{duration, size, time};
 
 /// Shows one worker.
 pub async fn run(name: &str, client: &Client, screen: &Screen) -> Result<(), Failure> {
@@ -26,7 +26,7 @@ pub async fn run(name: &str, client: &Client, screen: &Screen) -> Result<(), Fai
 pub(super) fn properties(worker: &WorkerView) -> Table {
     Table::properties(vec![
         ("worker", worker.name.clone()),
-        ("status", worker.status.clone()),
+        ("status", status(worker)),
         ("batch", worker.batch.clone()),
         ("concurrency", worker.concurrency.to_string()),
         ("prefetch", worker.prefetch.to_string()),
@@ -40,7 +40,31 @@ pub(super) fn properties(worker: &WorkerView) -> Table {
         ),
         ("version", worker.program_version.clone()),
         ("last contact", time(worker.last_contact_at)),
+        (
+            "lost after",
+            worker.lost_after_seconds.map_or_else(
+                || "as the server's settings say".to_owned(),
+                |seconds| format!("{} of silence", duration(seconds.saturating_mul(1000))),
+            ),
+        ),
+        (
+            "agent",
+            if worker.restart_requested {
+                format!("start {}, asked to start anew", worker.boots)
+            } else {
+                format!("start {}", worker.boots)
+            },
+        ),
         ("created", time(worker.created_at)),
         ("id", worker.worker_id.to_string()),
     ])
+}
+
+/// The status, and why it is paused or since when it is lost.
+pub(super) fn status(worker: &WorkerView) -> String {
+    match (&worker.pause_reason, worker.lost_at) {
+        (_, Some(at)) => format!("{}, lost since {}", worker.status, time(at)),
+        (Some(reason), None) => format!("{}: {reason}", worker.status),
+        (None, None) => worker.status.clone(),
+    }
 }

@@ -4,9 +4,10 @@ use clap::{ArgGroup, Args};
 use reqwest::Method;
 use scitq_shared::api::WorkerView;
 use scitq_shared::names::BatchName;
+use scitq_shared::worker::Lease;
 use serde::Serialize;
 
-use super::{WHERE_TO_LOOK, show};
+use super::{WHERE_TO_LOOK, lease, show};
 use crate::client::{Call, Client};
 use crate::failure::Failure;
 use crate::screen::Screen;
@@ -32,6 +33,9 @@ pub struct UpdateArguments {
     /// Start tasks again
     #[arg(long, group = "change")]
     pub resume: bool,
+    /// How long it may be silent before what it runs is lost and dispatched anew, such as 30m, 2h or 1d; `default`: as the server's settings say
+    #[arg(long, value_name = "TIME", group = "change", value_parser = lease::parse)]
+    pub lost_after: Option<Lease>,
 }
 
 /// What is sent: only what changes.
@@ -45,6 +49,8 @@ struct Change {
     prefetch: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     paused: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost_after_seconds: Option<Lease>,
 }
 
 impl UpdateArguments {
@@ -54,6 +60,7 @@ impl UpdateArguments {
             concurrency: self.concurrency,
             prefetch: self.prefetch,
             paused: (self.pause || self.resume).then_some(self.pause),
+            lost_after_seconds: self.lost_after,
         }
     }
 }
@@ -100,6 +107,14 @@ mod tests {
             r#"{"prefetch":0,"paused":false}"#
         );
         assert_eq!(change(&["-b", "a b"]).unwrap(), r#"{"batch":"a b"}"#);
+        assert_eq!(
+            change(&["--lost-after", "2h"]).unwrap(),
+            r#"{"lost_after_seconds":7200}"#
+        );
+        assert_eq!(
+            change(&["--lost-after", "default"]).unwrap(),
+            r#"{"lost_after_seconds":null}"#
+        );
     }
 
     #[test]
@@ -109,6 +124,7 @@ mod tests {
             &["--pause", "--resume"],
             &["--batch", "a/b"],
             &["--concurrency", "-1"],
+            &["--lost-after", "soon"],
         ] {
             assert!(change(words).is_err(), "{words:?}");
         }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use scitq_broker::{BrokerError, Channel, Message, Properties, topology};
-use scitq_shared::ids::{AttemptId, Epoch};
-use scitq_shared::names::WorkerName;
+use scitq_shared::ids::{AttemptId, DispatchId, Epoch};
+use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{ControlCommand, ControlMessage, encode};
+
+use crate::db::Database;
+use crate::events::Consumed;
 
 /// Sends control messages on one channel of the leader. Cheap to clone.
 ///
@@ -30,11 +33,20 @@ impl ControlSender {
         worker: &WorkerName,
         command: ControlCommand,
     ) -> Result<(), BrokerError> {
+        self.send(worker, command, false).await
+    }
+
+    async fn send(
+        &self,
+        worker: &WorkerName,
+        command: ControlCommand,
+        mandatory: bool,
+    ) -> Result<(), BrokerError> {
         let message = Message {
             exchange: topology::CONTROL_EXCHANGE.to_owned(),
             routing_key: topology::worker_routing_key(worker.as_str()),
             body: Bytes::from(encode(&ControlMessage::new(self.epoch, command))),
-            mandatory: false,
+            mandatory,
             persistent: false,
             properties: Properties::default(),
         };
@@ -56,6 +68,39 @@ impl ControlSender {
         for (worker, attempts) in by_worker(stop) {
             self.tell(&worker, ControlCommand::Stop { attempts })
                 .await?;
+        }
+        Ok(())
+    }
+
+    /// Asks every worker of these batches to give dispatches back that count no more. Nothing depends on it: one that starts
+    /// all the same is told to stop then.
+    pub async fn revoke(
+        &self,
+        database: &Database,
+        revoke: &BTreeMap<BatchName, Vec<DispatchId>>,
+    ) -> Result<(), Consumed> {
+        if revoke.is_empty() {
+            return Ok(());
+        }
+        let workers = match database.workers().await {
+            Ok(workers) => workers,
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "dispatches that count no more cannot be revoked now");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        for worker in workers {
+            let (Ok(name), Ok(batch)) =
+                (WorkerName::new(&worker.name), BatchName::new(worker.batch))
+            else {
+                continue;
+            };
+            if let Some(dispatches) = revoke.get(&batch) {
+                let dispatches = dispatches.clone();
+                self.send(&name, ControlCommand::Revoke { dispatches }, true)
+                    .await?;
+            }
         }
         Ok(())
     }

@@ -1,7 +1,11 @@
+use std::time::Duration;
+
+use scitq_shared::Timestamp;
+use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{AttemptId, DispatchId, IncarnationId, TaskId};
-use scitq_shared::names::BatchName;
+use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::transition::AttemptState;
-use scitq_shared::worker::DesiredState;
+use scitq_shared::worker::{DesiredState, Lease};
 
 /// The answer to a worker's hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +17,26 @@ pub struct Greeted {
     /// The incarnation that held the name before this hello, where there was one; the same one after a restart of the
     /// agent.
     pub previous_incarnation: Option<IncarnationId>,
+    /// The start of the agent that is to be followed by another one, where that is asked for and not done.
+    pub restart: Option<u32>,
+}
+
+/// What is wanted of a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// What it is to be.
+    pub desired: DesiredState,
+    /// The start of its agent that is to be followed by another one, where that is asked for and not done.
+    pub restart: Option<u32>,
+}
+
+/// What became of a request for a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// This start of the agent, as its last hello counted them, is to be followed by another one.
+    Requested(u32),
+    /// The start that was meant has been followed by another one already.
+    Done,
 }
 
 /// What is to change about a worker; what is `None` stays.
@@ -26,6 +50,45 @@ pub struct WorkerChange {
     pub prefetch: Option<u16>,
     /// True when no new task may start.
     pub paused: Option<bool>,
+    /// How long it may be silent before its attempts are lost.
+    pub lost_after: Option<Lease>,
+}
+
+/// One life of a worker's directory that was silent for longer than its lease (D7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silent {
+    /// The worker.
+    pub worker: WorkerName,
+    /// Which life.
+    pub incarnation: IncarnationId,
+    /// How long it may be silent.
+    pub lease: Duration,
+    /// When it was last heard of, by the database's clock.
+    pub since: Timestamp,
+    /// True when another life has the worker's name now.
+    pub former: bool,
+}
+
+/// How an attempt of a worker ended, for judging the worker (D13).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecentEnd {
+    /// Why it failed; none when it succeeded.
+    pub reason: Option<FailureReason>,
+    /// The same in words.
+    pub detail: String,
+}
+
+/// What the database holds for judging a worker that could not run an attempt (D13).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FaultHistory {
+    /// True when it is paused already.
+    pub paused: bool,
+    /// True when the batch is paused already.
+    pub batch_paused: bool,
+    /// Its newest attempts that succeeded or failed, the newest first, since it was last paused for this or resumed.
+    pub recent: Vec<RecentEnd>,
+    /// What paused other workers of the batch within the last hour: worker, and the failure.
+    pub others: Vec<(String, RecentEnd)>,
 }
 
 /// What the workers of a batch can take; only workers in status running are counted (D3).

@@ -40,7 +40,10 @@ pub use created::Created;
 use decider::Decider;
 pub use error::{DbError, SubmitError};
 pub use filter::{ExecutionFilter, PageRequest, TaskFilter};
-pub use known_worker::{Capacity, Greeted, HeldAttempts, ListedAttempt, LiveAttempt, WorkerChange};
+pub use known_worker::{
+    Capacity, FaultHistory, Greeted, HeldAttempts, ListedAttempt, LiveAttempt, RecentEnd, Restart,
+    Silent, Wish, WorkerChange,
+};
 pub use projection::{
     AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection,
     TaskChange,
@@ -412,13 +415,99 @@ impl Database {
         call!(self, change_worker(&name, &change))
     }
 
-    /// What a worker is to be. `None` when there is no such worker.
-    pub async fn desired_state(
+    /// What is wanted of a worker. `None` when there is no such worker.
+    pub async fn wish(&self, worker: &WorkerName) -> Result<Option<Wish>, DbError> {
+        let worker = worker.clone();
+        call!(self, wish(worker.as_str()))
+    }
+
+    /// Asks for a restart of a worker's agent: of the start `of` as its hello counted them, or of the present one. `None`
+    /// when there is no such worker.
+    pub async fn request_restart(
         &self,
         worker: &WorkerName,
-    ) -> Result<Option<DesiredState>, DbError> {
+        of: Option<u32>,
+    ) -> Result<Option<Restart>, DbError> {
         let worker = worker.clone();
-        call!(self, desired_state(worker.as_str()))
+        call!(self, request_restart(worker.as_str(), of))
+    }
+
+    /// Pauses or resumes a batch: of a paused one nothing is dispatched. False when there is no such batch.
+    pub async fn pause_batch(&self, batch: &BatchName, paused: bool) -> Result<bool, DbError> {
+        let batch = batch.clone();
+        call!(self, pause_batch(batch.as_str(), paused))
+    }
+
+    /// The epoch of whichever server leads; 0 before the first.
+    pub async fn epoch(&self) -> Result<Epoch, DbError> {
+        call!(self, epoch())
+    }
+
+    /// The workers, and earlier lives of their directories, that were silent for longer than their lease by the database's
+    /// clock and have not been declared lost (D7). `lease` is that of workers without one of their own.
+    pub async fn silent_beyond_lease(&self, lease: Duration) -> Result<Vec<Silent>, DbError> {
+        call!(self, silent_beyond_lease(lease))
+    }
+
+    /// The attempts of a worker, or of one life of its directory, that are not over.
+    pub async fn live_attempts(
+        &self,
+        worker: &WorkerName,
+        incarnation: Option<IncarnationId>,
+    ) -> Result<Vec<LiveAttempt>, DbError> {
+        let worker = worker.clone();
+        call!(self, live_attempts(&worker, incarnation))
+    }
+
+    /// A worker, or one life of its directory, is lost: it has no lease any more.
+    pub async fn set_lost(
+        &self,
+        epoch: Epoch,
+        worker: &WorkerName,
+        incarnation: Option<IncarnationId>,
+    ) -> Result<(), DbError> {
+        let worker = worker.clone();
+        call!(self, set_lost(epoch, &worker, incarnation))
+    }
+
+    /// What is needed to judge a worker that could not run an attempt of a batch: its `most` newest ends, and what paused
+    /// others (D13).
+    pub async fn fault_history(
+        &self,
+        worker: &WorkerName,
+        batch: &BatchName,
+        most: u32,
+    ) -> Result<FaultHistory, DbError> {
+        let (worker, batch) = (worker.clone(), batch.clone());
+        call!(self, fault_history(&worker, &batch, most))
+    }
+
+    /// Pauses a worker that only fails, under a new version of its desired state. Answers that state.
+    pub async fn pause_faulty_worker(
+        &self,
+        epoch: Epoch,
+        worker: &WorkerName,
+        batch: &BatchName,
+        fault: &RecentEnd,
+        why: &str,
+    ) -> Result<Option<DesiredState>, DbError> {
+        let (worker, batch, fault) = (worker.clone(), batch.clone(), fault.clone());
+        let why = why.to_owned();
+        call!(
+            self,
+            pause_faulty_worker(epoch, &worker, &batch, &fault, &why)
+        )
+    }
+
+    /// Pauses a batch that more than one worker cannot run. False when it was paused already.
+    pub async fn pause_faulty_batch(
+        &self,
+        epoch: Epoch,
+        batch: &BatchName,
+        why: &str,
+    ) -> Result<bool, DbError> {
+        let (batch, why) = (batch.clone(), why.to_owned());
+        call!(self, pause_faulty_batch(epoch, &batch, &why))
     }
 
     /// What the database holds against a worker's inventory.

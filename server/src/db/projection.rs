@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use scitq_shared::execution::FailureReason;
-use scitq_shared::ids::{AttemptId, ExecutionId, IncarnationId, Revision, TaskId};
+use scitq_shared::ids::{AttemptId, DispatchId, ExecutionId, IncarnationId, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::{Chunk, Stream};
 use scitq_shared::protocol::AttemptReport;
@@ -47,6 +47,10 @@ pub struct LoadedAttempt {
     pub attempt: AttemptId,
     /// Its task.
     pub task: TaskId,
+    /// The dispatch that it accepted.
+    pub dispatch: DispatchId,
+    /// Revision of what it runs.
+    pub revision: Revision,
     /// Where it stands.
     pub state: AttemptState,
     /// The worker that holds or held it.
@@ -77,6 +81,8 @@ pub struct TaskChange {
     pub retries_left: u16,
     /// True when it succeeded: the tasks that wait for it have one requirement less.
     pub meet_requirements: bool,
+    /// The attempt whose event led there, where it was one's: the task shows it as its newest.
+    pub moved_by: Option<AttemptId>,
 }
 
 /// What is known of an attempt now. A new attempt is inserted, with the definition of its task where the revision is the

@@ -49,6 +49,7 @@ pub(super) fn tasks(
                 before.to = change.to;
                 before.retries_left = change.retries_left;
                 before.meet_requirements |= change.meet_requirements;
+                before.moved_by = change.moved_by.or(before.moved_by);
             }
         }
     }
@@ -87,13 +88,17 @@ pub(super) fn attempts(
     Ok(rows)
 }
 
-/// The execution that a changed task shows as its newest: that of the attempt which had the task's dispatch.
+/// The execution that a changed task shows as its newest: that of the attempt which moved it, or had its dispatch.
 pub(super) fn execution_of(
     change: &TaskChange,
     rows: &BTreeMap<AttemptId, AttemptRow>,
     ids: &BTreeMap<AttemptId, ExecutionId>,
 ) -> Option<ExecutionId> {
-    let named = change.to.attempt().or(change.from.attempt());
+    let named = change
+        .to
+        .attempt()
+        .or(change.moved_by)
+        .or(change.from.attempt());
     let attempt = named.or_else(|| {
         let dispatch = change.from.dispatch()?.to_string();
         let fits = |row: &AttemptRow| {
@@ -185,6 +190,13 @@ fn overlay(row: &mut AttemptRow, new: AttemptRow) {
         ($($field:ident),+ $(,)?) => { $( if new.$field.is_some() { row.$field = new.$field; } )+ };
     }
     row.state = new.state;
+    if matches!(
+        row.state,
+        "accepted" | "running" | "uploading" | "succeeded"
+    ) {
+        // It was lost and is taken back, or did not fail after all.
+        (row.failure_reason, row.failure_detail) = (None, None);
+    }
     if row.announced_sequence == 0 {
         row.announced_sequence = new.announced_sequence;
     }

@@ -13,6 +13,8 @@ diesel::table! {
     batch (name) {
         name -> Text,
         created_at -> Timestamp,
+        paused -> Bool,
+        pause_reason -> Nullable<Text>,
     }
 }
 
@@ -162,6 +164,25 @@ diesel::table! {
         region -> Nullable<Text>,
         last_contact_at -> Timestamp,
         created_at -> Timestamp,
+        lost_after_seconds -> Nullable<BigInt>,
+        lost_at -> Nullable<Timestamp>,
+        departed -> Bool,
+        boots -> BigInt,
+        restart_requested_boots -> Nullable<BigInt>,
+        pause_reason -> Nullable<Text>,
+        fault_reason -> Nullable<Text>,
+        fault_detail -> Nullable<Text>,
+        fault_batch -> Nullable<Text>,
+        fault_at -> Nullable<Timestamp>,
+        faults_counted_after -> BigInt,
+    }
+}
+
+diesel::table! {
+    former_incarnation (worker, incarnation) {
+        worker -> Text,
+        incarnation -> Text,
+        last_contact_at -> Timestamp,
     }
 }
 

@@ -10,6 +10,7 @@ use scitq_shared::protocol::{ControlCommand, InventoryItem, WorkerEvent, WorkerM
 use tokio_util::sync::CancellationToken;
 
 use super::inventory::{Answer, compare};
+use super::markers::Markers;
 use super::project::{Happening, SideEffects, needs, project};
 use super::read::{StateMessage, dead_letter, next_batch, output_chunk, state_message};
 use crate::control::ControlSender;
@@ -92,6 +93,10 @@ pub struct EventsConsumer {
     pub dispatcher: DispatchSender,
     /// Tells waiting requests.
     pub notices: Notices,
+    /// Who waits for what has been read.
+    pub markers: Markers,
+    /// After how many failures in a row of its own a worker is paused (D13).
+    pub pause_worker_after: u32,
     /// Ends the work between two batches.
     pub stop: CancellationToken,
 }
@@ -140,7 +145,7 @@ impl EventsConsumer {
                         }));
                         self.store(std::mem::take(&mut items), &batch.state, &batch.output)
                             .await?;
-                        if marker.epoch == self.epoch {
+                        if marker.epoch == self.epoch && !self.markers.read(marker.marker) {
                             let marker = marker.marker;
                             self.dispatcher
                                 .send(DispatchInput::MarkerRead { marker })
@@ -259,6 +264,10 @@ impl EventsConsumer {
         for refused in &effects.refused {
             tracing::warn!("an event makes no sense and is left out: {refused}");
         }
+        // First, so that a worker that is paused by it does not get the same tasks once more.
+        for (worker, batch) in effects.faults {
+            self.judge_worker(&worker, &batch).await?;
+        }
         if !effects.room.is_empty() {
             self.dispatcher
                 .send(DispatchInput::Room(effects.room))
@@ -269,6 +278,7 @@ impl EventsConsumer {
             self.dispatcher.send(DispatchInput::Pending(batches)).await;
         }
         self.control.stop(effects.stop).await?;
+        self.control.revoke(&self.database, &effects.revoke).await?;
         self.control.applied(projected.complete).await?;
         if effects.tasks_changed {
             self.notices.tell(Notice::Tasks);
@@ -302,7 +312,11 @@ impl EventsConsumer {
                     known = greeted.known,
                     "a worker says hello"
                 );
-                self.lose_unknown(&message, &hello.inventory).await?;
+                self.compare_inventory(&message, &hello.inventory).await?;
+                if let Some(boots) = greeted.restart {
+                    let restart = ControlCommand::Restart { boots };
+                    self.control.tell(&message.worker, restart).await?;
+                }
                 // The dispatcher makes the queue first, so that the worker finds it.
                 let desired = greeted.desired;
                 self.dispatcher
@@ -334,8 +348,9 @@ impl EventsConsumer {
         Ok(())
     }
 
-    /// Attempts that a worker should hold and does not know are lost at once (D9).
-    async fn lose_unknown(
+    /// Attempts that a worker should hold and does not know are lost at once (D9); lost ones that it holds are taken back,
+    /// or are to stop (D7).
+    async fn compare_inventory(
         &mut self,
         message: &WorkerMessage,
         inventory: &[InventoryItem],
@@ -349,22 +364,22 @@ impl EventsConsumer {
                 .await
         )?;
         let answers = compare(&held, inventory, message.sequence);
-        let lost = lost_of(&answers, &message.worker);
+        let happened = happenings_of(&answers, &message.worker);
         let applied = answers.iter().filter_map(|answer| match answer {
             Answer::Applied(attempt) => Some((message.worker.clone(), *attempt)),
             _ => None,
         });
         self.control.applied(applied.collect()).await?;
-        let items = lost
+        let items = happened
             .into_iter()
             .map(|happening| Item::Happening(happening, usize::MAX));
         self.store(items.collect(), &[], &[]).await
     }
 }
 
-/// The lost attempts among the answers, as happenings.
-pub(super) fn lost_of(answers: &[Answer], worker: &WorkerName) -> Vec<Happening> {
-    let lost = answers.iter().filter_map(|answer| match answer {
+/// What the answers say about attempts that are lost, or are not lost after all.
+pub(super) fn happenings_of(answers: &[Answer], worker: &WorkerName) -> Vec<Happening> {
+    let happened = answers.iter().filter_map(|answer| match answer {
         Answer::Lost {
             attempt,
             dispatch,
@@ -375,9 +390,19 @@ pub(super) fn lost_of(answers: &[Answer], worker: &WorkerName) -> Vec<Happening>
             task: *task,
             detail: format!("worker {worker} does not know this attempt any more"),
         }),
+        Answer::Alive {
+            attempt,
+            task,
+            phase,
+        } => Some(Happening::Alive {
+            worker: worker.clone(),
+            attempt: *attempt,
+            task: *task,
+            phase: *phase,
+        }),
         _ => None,
     });
-    lost.collect()
+    happened.collect()
 }
 
 /// The command that asks a worker to send again what is lacking.

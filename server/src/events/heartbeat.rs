@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::{AttemptPhase, ControlCommand, Heartbeat, ProtocolError, decode};
 use tokio_util::sync::CancellationToken;
 
-use super::consume::{Consumed, lost_of, resend_of};
+use super::consume::{Consumed, happenings_of, resend_of};
 use super::inventory::{Answer, compare};
-use super::project::{needs, project};
+use super::project::{SideEffects, needs, project};
 use super::read::dead_letter;
 use crate::control::ControlSender;
 use crate::db::Database;
@@ -24,23 +24,52 @@ const ASK_AFTER: Duration = Duration::from_secs(15);
 /// Most heartbeats handled at once.
 const MAX_BATCH: usize = 256;
 
-/// The workers that the leader has heard of and that have not been silent for long since. Shared with the check for
+/// The workers that the leader has heard of, and when, by its own clock, which never jumps. Shared with the checks for
 /// silent ones.
 #[derive(Clone, Debug, Default)]
-pub struct Present(Arc<Mutex<BTreeSet<WorkerName>>>);
+pub struct Present(Arc<Mutex<BTreeMap<WorkerName, Heard>>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Instant,
+    /// False once it has been noticed to be gone.
+    present: bool,
+}
 
 impl Present {
+    /// A sign of life was received, whether or not it can be noted.
+    pub fn heard(&self, worker: &WorkerName) {
+        let at = Instant::now();
+        let mut workers = self.lock();
+        // Names are cloned for newcomers only.
+        if let Some(heard) = workers.get_mut(worker) {
+            heard.at = at;
+        } else {
+            let present = false;
+            workers.insert(worker.clone(), Heard { at, present });
+        }
+    }
+
     /// A worker was heard; true when it was not present before.
     pub fn insert(&self, worker: WorkerName) -> bool {
-        self.lock().insert(worker)
+        let (at, present) = (Instant::now(), true);
+        let before = self.lock().insert(worker, Heard { at, present });
+        !before.is_some_and(|heard| heard.present)
     }
 
-    /// A worker is offline.
+    /// A worker is offline, or lost.
     pub fn remove(&self, worker: &WorkerName) {
-        self.lock().remove(worker);
+        if let Some(heard) = self.lock().get_mut(worker) {
+            heard.present = false;
+        }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<WorkerName>> {
+    /// How long a worker has been silent, as far as this leader remembers.
+    pub fn silent_for(&self, worker: &WorkerName) -> Option<Duration> {
+        self.lock().get(worker).map(|heard| heard.at.elapsed())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<WorkerName, Heard>> {
         self.0
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -120,6 +149,9 @@ impl HeartbeatConsumer {
             .iter()
             .map(|h| (h.worker.clone(), h.incarnation))
             .collect();
+        for (worker, _) in &workers {
+            self.present.heard(worker);
+        }
         let unknown = self.database.heard_from(self.epoch, &workers).await?;
         for worker in unknown {
             tracing::debug!(%worker, "a heartbeat of a worker whose hello has not been applied");
@@ -138,12 +170,18 @@ impl HeartbeatConsumer {
         Ok(())
     }
 
-    /// A worker that follows an older version of what is wanted of it missed a message: it is told again (D12).
+    /// A worker that follows an older version of what is wanted of it, or whose agent is to start anew and has not, missed
+    /// a message: it is told again (D12).
     async fn repeat_wish(&self, heartbeat: &Heartbeat) -> Result<(), Consumed> {
-        if let Some(desired) = self.database.desired_state(&heartbeat.worker).await?
-            && desired.version > heartbeat.desired_version
-        {
-            let worker = heartbeat.worker.clone();
+        let Some(wish) = self.database.wish(&heartbeat.worker).await? else {
+            return Ok(());
+        };
+        if let Some(boots) = wish.restart {
+            self.tell(heartbeat, ControlCommand::Restart { boots })
+                .await?;
+        }
+        if wish.desired.version > heartbeat.desired_version {
+            let (worker, desired) = (heartbeat.worker.clone(), wish.desired);
             self.dispatcher
                 .send(DispatchInput::Greeted { worker, desired })
                 .await;
@@ -162,16 +200,26 @@ impl HeartbeatConsumer {
             .held_attempts(&heartbeat.worker, heartbeat.incarnation, &ids)
             .await?;
         let answers = compare(&held, &heartbeat.inventory, heartbeat.sequence);
-        let lost = lost_of(&answers, &heartbeat.worker);
-        if !lost.is_empty() {
+        let happened = happenings_of(&answers, &heartbeat.worker);
+        if !happened.is_empty() {
+            let mut effects = SideEffects::default();
             let projected = self
                 .database
-                .project(self.epoch, &needs(&lost), Vec::new(), |loaded| {
-                    project(loaded, &lost).0
+                .project(self.epoch, &needs(&happened), Vec::new(), |loaded| {
+                    let (projection, side_effects) = project(loaded, &happened);
+                    effects = side_effects;
+                    projection
                 })
                 .await?;
+            if !effects.room.is_empty() {
+                self.dispatcher
+                    .send(DispatchInput::Room(effects.room))
+                    .await;
+            }
             let batches = projected.newly_pending.into_keys().collect();
             self.dispatcher.send(DispatchInput::Pending(batches)).await;
+            self.control.stop(effects.stop).await?;
+            self.control.revoke(&self.database, &effects.revoke).await?;
             self.notices.tell(Notice::Tasks);
         }
         let (mut applied, mut stop) = (Vec::new(), Vec::new());
@@ -184,7 +232,7 @@ impl HeartbeatConsumer {
                         self.tell(heartbeat, command).await?;
                     }
                 }
-                Answer::Lost { .. } | Answer::Resend { .. } => {}
+                Answer::Lost { .. } | Answer::Alive { .. } | Answer::Resend { .. } => {}
             }
         }
         self.forget_applied(heartbeat, &applied);

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use scitq_shared::ids::{AttemptId, DispatchId, TaskId};
 use scitq_shared::protocol::{AttemptPhase, InventoryItem};
+use scitq_shared::transition::AttemptState;
 
 use crate::db::HeldAttempts;
 
@@ -29,6 +30,15 @@ pub enum Answer {
         stdout_from: Option<u64>,
         /// First byte of standard error that is lacking.
         stderr_from: Option<u64>,
+    },
+    /// It was declared lost and is alive at the worker: its task takes it back, or it is to stop (D7).
+    Alive {
+        /// The attempt.
+        attempt: AttemptId,
+        /// Its task.
+        task: TaskId,
+        /// How far it is.
+        phase: AttemptPhase,
     },
     /// It is over for the database and alive at the worker: it does not count any more.
     Stop(AttemptId),
@@ -62,7 +72,8 @@ pub fn compare(held: &HeldAttempts, inventory: &[InventoryItem], sequence: u64) 
             }
             (AttemptPhase::Ended, Some(known)) if over => Answer::Resend {
                 attempt: item.attempt,
-                end: false,
+                // Of one that was declared lost it is not known how it ended.
+                end: known.state == AttemptState::Lost,
                 stdout_from: known.stdout_from,
                 stderr_from: known.stderr_from,
             },
@@ -71,6 +82,11 @@ pub fn compare(held: &HeldAttempts, inventory: &[InventoryItem], sequence: u64) 
                 end: true,
                 stdout_from: None,
                 stderr_from: None,
+            },
+            (phase, Some(known)) if known.state == AttemptState::Lost => Answer::Alive {
+                attempt: item.attempt,
+                task: known.task,
+                phase,
             },
             (_, Some(_)) if over => Answer::Stop(item.attempt),
             _ => continue,
@@ -84,7 +100,6 @@ pub fn compare(held: &HeldAttempts, inventory: &[InventoryItem], sequence: u64) 
 mod tests {
     use super::*;
     use crate::db::{ListedAttempt, LiveAttempt};
-    use scitq_shared::transition::AttemptState;
 
     fn attempt(n: u128) -> AttemptId {
         AttemptId(uuid::Uuid::from_u128(n))
@@ -151,6 +166,8 @@ mod tests {
                 listed(3, AttemptState::Running, false, None),
                 listed(5, AttemptState::Lost, true, None),
                 listed(6, AttemptState::Running, false, None),
+                listed(8, AttemptState::Cancelled, true, None),
+                listed(9, AttemptState::Lost, false, None),
             ],
         };
         let inventory = [
@@ -161,6 +178,8 @@ mod tests {
             item(5, AttemptPhase::Running),
             item(6, AttemptPhase::Running),
             item(7, AttemptPhase::Accepted),
+            item(8, AttemptPhase::Running),
+            item(9, AttemptPhase::Ended),
         ];
         let resend = |n, end, stdout_from| Answer::Resend {
             attempt: attempt(n),
@@ -173,7 +192,13 @@ mod tests {
             resend(2, false, Some(7)),
             resend(3, true, None),
             resend(4, true, None),
-            Answer::Stop(attempt(5)),
+            Answer::Alive {
+                attempt: attempt(5),
+                task: TaskId(1),
+                phase: AttemptPhase::Running,
+            },
+            Answer::Stop(attempt(8)),
+            resend(9, true, None),
         ];
         assert_eq!(compare(&held, &inventory, 0), expected);
     }

@@ -4,12 +4,16 @@
 //! `consume` reads the queues, has the database store the decisions in one transaction, and acks after the commit.
 
 mod consume;
+mod faults;
 mod heartbeat;
 mod inventory;
+mod markers;
 mod project;
 mod read;
 
 pub use consume::{Consumed, EventsConsumer};
+pub use faults::{Verdict, judge};
 pub use heartbeat::{HeartbeatConsumer, Present};
 pub use inventory::{Answer, compare};
+pub use markers::Markers;
 pub use project::{Happening, SideEffects, needs, project};

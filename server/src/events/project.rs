@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 
 use scitq_shared::execution::{FailureReason, Outcome};
-use scitq_shared::ids::{AttemptId, DispatchId, IncarnationId, TaskId};
+use scitq_shared::ids::{AttemptId, DispatchId, IncarnationId, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
-use scitq_shared::protocol::{AttemptReport, WorkerEvent, WorkerMessage};
+use scitq_shared::protocol::{AttemptPhase, AttemptReport, WorkerEvent, WorkerMessage};
 use scitq_shared::transition::{
     AttemptEvent, AttemptState, Decision, Effect, Event, TaskState, transition,
 };
 
-use crate::db::{AttemptChange, Loaded, Needs, Projection, TaskChange};
+use crate::db::{AttemptChange, Loaded, LoadedAttempt, Needs, Projection, TaskChange};
 
 /// One thing that happened to a task or an attempt, as the projection takes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +35,18 @@ pub enum Happening {
         /// Its task.
         task: TaskId,
     },
-    /// The worker does not know an attempt that the server takes to be alive.
+    /// An inventory shows an attempt alive that was declared lost.
+    Alive {
+        /// Who holds it.
+        worker: WorkerName,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Its task.
+        task: TaskId,
+        /// How far it is.
+        phase: AttemptPhase,
+    },
+    /// The worker does not know an attempt that the server takes to be alive, or its lease has expired.
     Lost {
         /// The attempt.
         attempt: AttemptId,
@@ -69,11 +80,13 @@ impl Happening {
             WorkerEvent::Ended(report) => match &report.outcome {
                 Some(Outcome::Succeeded) => (AttemptEvent::Succeeded, report, None),
                 Some(Outcome::Failed { reason, detail }) => {
-                    // What cannot be known is not the command's failure: it costs no retry.
-                    let event = if *reason == FailureReason::AgentRestarted {
-                        AttemptEvent::Lost
-                    } else {
-                        AttemptEvent::Failed
+                    // What cannot be known, and what the worker's machine or the server's own word did, is not the
+                    // command's failure: it costs no retry.
+                    let event = match reason {
+                        FailureReason::AgentRestarted => AttemptEvent::Lost,
+                        FailureReason::Cancelled => AttemptEvent::Hindered,
+                        reason if reason.spares_task() => AttemptEvent::Hindered,
+                        _ => AttemptEvent::Failed,
                     };
                     (event, report, Some((*reason, detail.clone())))
                 }
@@ -94,7 +107,9 @@ impl Happening {
     pub fn task(&self) -> TaskId {
         match self {
             Self::Reported { report, .. } => report.task,
-            Self::Returned { task, .. } | Self::Lost { task, .. } => *task,
+            Self::Returned { task, .. } | Self::Alive { task, .. } | Self::Lost { task, .. } => {
+                *task
+            }
         }
     }
 
@@ -102,29 +117,62 @@ impl Happening {
     pub fn attempt(&self) -> Option<AttemptId> {
         match self {
             Self::Reported { report, .. } => Some(report.attempt),
-            Self::Lost { attempt, .. } => Some(*attempt),
+            Self::Alive { attempt, .. } | Self::Lost { attempt, .. } => Some(*attempt),
             Self::Returned { .. } => None,
         }
     }
 
-    fn event(&self) -> Event {
+    /// The worker that speaks, where one does.
+    fn speaker(&self) -> Option<&WorkerName> {
         match self {
+            Self::Reported { worker, .. } | Self::Alive { worker, .. } => Some(worker),
+            Self::Returned { .. } | Self::Lost { .. } => None,
+        }
+    }
+
+    /// The event, with what the database knows of the attempt. None where it knows nothing of an attempt that an inventory
+    /// names: its report comes.
+    fn event(
+        &self,
+        known: Option<&LoadedAttempt>,
+        stands: AttemptState,
+        current: Revision,
+    ) -> Option<Event> {
+        let lost = stands == AttemptState::Lost;
+        Some(match self {
             Self::Reported { report, event, .. } => Event::Attempt {
                 dispatch: report.dispatch,
                 attempt: report.attempt,
                 event: *event,
+                may_be_taken: lost && report.revision == current,
             },
             Self::Returned { dispatch, .. } => Event::DispatchReturned {
                 dispatch: *dispatch,
             },
+            Self::Alive { attempt, phase, .. } => {
+                let known = known?;
+                Event::Attempt {
+                    dispatch: known.dispatch,
+                    attempt: *attempt,
+                    event: match phase {
+                        AttemptPhase::Accepted => AttemptEvent::Accepted,
+                        AttemptPhase::Running => AttemptEvent::Started,
+                        AttemptPhase::Uploading => AttemptEvent::Exited,
+                        // How it ended is for its report to say.
+                        AttemptPhase::Ended => return None,
+                    },
+                    may_be_taken: lost && known.revision == current,
+                }
+            }
             Self::Lost {
                 attempt, dispatch, ..
             } => Event::Attempt {
                 dispatch: *dispatch,
                 attempt: *attempt,
                 event: AttemptEvent::Lost,
+                may_be_taken: false,
             },
-        }
+        })
     }
 }
 
@@ -145,6 +193,10 @@ pub struct SideEffects {
     pub room: BTreeMap<BatchName, usize>,
     /// Attempts that count no more: their workers are told to give them up.
     pub stop: Vec<(WorkerName, AttemptId)>,
+    /// Unstarted dispatches that count no more, by batch: whoever holds them is asked to give them back.
+    pub revoke: BTreeMap<BatchName, Vec<DispatchId>>,
+    /// Workers that could not run an attempt, with the batch that it was of (D13).
+    pub faults: BTreeMap<WorkerName, BatchName>,
     /// True when a task changed its status.
     pub tasks_changed: bool,
     /// Happenings that make no sense, in words, for the log.
@@ -162,41 +214,43 @@ pub fn project(loaded: &Loaded, happenings: &[Happening]) -> (Projection, SideEf
 
 struct WorkingTask {
     batch: BatchName,
+    revision: Revision,
     from: TaskState,
     now: TaskState,
     retries_left: u16,
     meet_requirements: bool,
     touched: bool,
+    moved_by: Option<AttemptId>,
 }
 
-struct Work {
+struct Work<'a> {
     tasks: BTreeMap<TaskId, WorkingTask>,
     states: BTreeMap<AttemptId, AttemptState>,
-    workers: BTreeMap<AttemptId, (WorkerName, IncarnationId)>,
+    known: &'a BTreeMap<AttemptId, LoadedAttempt>,
     changes: BTreeMap<AttemptId, AttemptChange>,
     effects: SideEffects,
 }
 
-impl Work {
-    fn new(loaded: &Loaded) -> Self {
+impl<'a> Work<'a> {
+    fn new(loaded: &'a Loaded) -> Self {
         let tasks = loaded.tasks.iter().map(|(id, task)| {
             let working = WorkingTask {
                 batch: task.batch.clone(),
+                revision: task.revision,
                 from: task.state,
                 now: task.state,
                 retries_left: task.retries_left,
                 meet_requirements: false,
                 touched: false,
+                moved_by: None,
             };
             (*id, working)
         });
-        let attempts = || loaded.attempts.values();
+        let attempts = loaded.attempts.values();
         Self {
             tasks: tasks.collect(),
-            states: attempts().map(|a| (a.attempt, a.state)).collect(),
-            workers: attempts()
-                .map(|a| (a.attempt, (a.worker.clone(), a.incarnation)))
-                .collect(),
+            states: attempts.map(|a| (a.attempt, a.state)).collect(),
+            known: &loaded.attempts,
             changes: BTreeMap::new(),
             effects: SideEffects::default(),
         }
@@ -212,27 +266,31 @@ impl Work {
         let stands = attempt
             .and_then(|attempt| self.states.get(&attempt).copied())
             .unwrap_or(AttemptState::Unknown);
-        let (next, effects) =
-            match transition(task.now, task.retries_left, stands, happening.event()) {
-                Decision::Changed {
-                    task: next,
-                    attempt,
-                    effects,
-                } => {
-                    self.effects.tasks_changed |= next.status() != task.now.status();
-                    task.now = next;
-                    task.touched = true;
-                    (attempt, effects)
-                }
-                Decision::Stale { attempt, effects } => (attempt, effects),
-                // A repetition may still know more: reports are cumulative, and what comes late fills what was missing.
-                Decision::Duplicate => (Some(stands), Vec::new()),
-                Decision::Refused(why) => {
-                    let text = format!("task {}: {why}", happening.task());
-                    self.effects.refused.push(text);
-                    return;
-                }
-            };
+        let known = attempt.and_then(|attempt| self.known.get(&attempt));
+        let Some(event) = happening.event(known, stands, task.revision) else {
+            return;
+        };
+        let (next, effects) = match transition(task.now, task.retries_left, stands, event) {
+            Decision::Changed {
+                task: next,
+                attempt: attempt_next,
+                effects,
+            } => {
+                self.effects.tasks_changed |= next.status() != task.now.status();
+                task.now = next;
+                task.touched = true;
+                task.moved_by = attempt.or(task.moved_by);
+                (attempt_next, effects)
+            }
+            Decision::Stale { attempt, effects } => (attempt, effects),
+            // A repetition may still know more: reports are cumulative, and what comes late fills what was missing.
+            Decision::Duplicate => (Some(stands), Vec::new()),
+            Decision::Refused(why) => {
+                let text = format!("task {}: {why}", happening.task());
+                self.effects.refused.push(text);
+                return;
+            }
+        };
         for effect in effects {
             match effect {
                 Effect::RoomInWindow => {
@@ -241,17 +299,30 @@ impl Work {
                 Effect::UseRetry => task.retries_left = task.retries_left.saturating_sub(1),
                 Effect::MeetRequirements => task.meet_requirements = true,
                 Effect::StopAttempt => {
-                    let reporter = match happening {
-                        Happening::Reported { worker, .. } => Some(worker.clone()),
-                        _ => None,
-                    };
-                    self.effects.stop.extend(reporter.zip(attempt));
+                    let speaker = happening.speaker().cloned();
+                    self.effects.stop.extend(speaker.zip(attempt));
+                }
+                Effect::RevokeDispatch(dispatch) => {
+                    let revoke = self.effects.revoke.entry(task.batch.clone());
+                    revoke.or_default().push(dispatch);
                 }
                 // The database says which batches have newly pending tasks, and the notice follows `tasks_changed`.
                 Effect::Dispatch | Effect::TaskOver => {}
             }
         }
         if let (Some(attempt), Some(next)) = (attempt, next) {
+            if let Happening::Reported {
+                worker,
+                report,
+                failure: Some((reason, _)),
+                ..
+            } = happening
+                && reason.is_infrastructure()
+                && !stands.is_over()
+            {
+                let fault = (worker.clone(), report.batch.clone());
+                self.effects.faults.extend([fault]);
+            }
             self.states.insert(attempt, next);
             self.record(attempt, next, happening);
         }
@@ -286,24 +357,35 @@ impl Work {
                 }
             }
             Happening::Lost { detail, .. } => {
-                let Some((worker, incarnation)) = self.workers.get(&attempt).cloned() else {
-                    return;
-                };
-                let failure = Some((FailureReason::Lost, detail.clone()));
-                let change = self.changes.entry(attempt).or_insert(AttemptChange {
-                    attempt,
-                    state,
-                    report: None,
-                    worker,
-                    incarnation,
-                    announced_sequence: 0,
-                    failure: None,
-                });
-                change.state = state;
-                change.failure = failure.or(change.failure.take());
+                self.decided(attempt, state, Some((FailureReason::Lost, detail.clone())));
             }
+            Happening::Alive { .. } => self.decided(attempt, state, None),
             Happening::Returned { .. } => {}
         }
+    }
+
+    /// Writes down what the server itself decided about an attempt that it knows.
+    fn decided(
+        &mut self,
+        attempt: AttemptId,
+        state: AttemptState,
+        failure: Option<(FailureReason, String)>,
+    ) {
+        let Some(known) = self.known.get(&attempt) else {
+            return;
+        };
+        let change = self.changes.entry(attempt).or_insert(AttemptChange {
+            attempt,
+            state,
+            report: None,
+            worker: known.worker.clone(),
+            incarnation: known.incarnation,
+            announced_sequence: 0,
+            failure: None,
+        });
+        change.state = state;
+        change.failure = failure.or(change.failure.take());
+        forget_failure_of_the_living(change);
     }
 
     fn finish(self) -> (Projection, SideEffects) {
@@ -314,6 +396,7 @@ impl Work {
             to: task.now,
             retries_left: task.retries_left,
             meet_requirements: task.meet_requirements,
+            moved_by: task.moved_by,
         });
         let projection = Projection {
             tasks: tasks.collect(),
@@ -345,6 +428,14 @@ fn merge(into: &mut AttemptChange, from: AttemptChange) {
         }),
         (old, new) => new.or(old),
     };
+    forget_failure_of_the_living(into);
+}
+
+/// An attempt that was lost and is taken back has not failed.
+fn forget_failure_of_the_living(change: &mut AttemptChange) {
+    if !change.state.is_over() {
+        change.failure = None;
+    }
 }
 
 #[cfg(test)]

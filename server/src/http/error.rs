@@ -16,6 +16,9 @@ pub enum ApiError {
     /// What was named does not exist.
     #[error("{0}")]
     NotFound(String),
+    /// It cannot be done as things stand.
+    #[error("{0}")]
+    Conflict(String),
     /// The request cannot be read.
     #[error("{0}")]
     Unreadable(String),
@@ -69,6 +72,11 @@ impl ApiError {
                 StatusCode::SERVICE_UNAVAILABLE,
             ),
             Self::NotFound(_) => ("not-found", "Not found", StatusCode::NOT_FOUND),
+            Self::Conflict(_) => (
+                "conflict",
+                "Not possible as things stand",
+                StatusCode::CONFLICT,
+            ),
             Self::Unreadable(_) => (
                 "unreadable",
                 "The request cannot be read",

@@ -50,12 +50,20 @@ pub fn configure(config: &mut web::ServiceConfig) {
                         .route(web::get().to(output::of_execution)),
                 )
                 .service(resource("/batches").route(web::get().to(batches::list)))
-                .service(resource("/batches/{name}").route(web::get().to(batches::show)))
+                .service(
+                    resource("/batches/{name}")
+                        .route(web::get().to(batches::show))
+                        .route(web::patch().to(batches::change)),
+                )
                 .service(resource("/workers").route(web::get().to(workers::list)))
                 .service(
                     resource("/workers/{name}")
                         .route(web::get().to(workers::show))
                         .route(web::patch().to(workers::change)),
+                )
+                .service(resource("/workers/{name}/lost").route(web::post().to(workers::lost)))
+                .service(
+                    resource("/workers/{name}/restart").route(web::post().to(workers::restart)),
                 )
                 .service(
                     resource("/progress")

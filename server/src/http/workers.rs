@@ -1,13 +1,19 @@
 use actix_web::HttpRequest;
 use actix_web::web::{Data, Json, Path, Payload};
-use scitq_shared::api::{Page, Problem, WorkerView};
+use scitq_shared::api::{LossView, Page, Problem, WorkerView};
 use scitq_shared::names::{BatchName, WorkerName};
+use scitq_shared::worker::{Lease, MAX_LOST_AFTER_SECONDS, WorkerStatus};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{ApiError, Context, body};
-use crate::db::WorkerChange;
+use crate::db::{DbError, Restart, WorkerChange};
+use crate::maintenance::lose;
+use crate::notices::Notice;
 use crate::nudge::Nudge;
+
+/// How often a loss is tried again that a change of leaders broke off.
+const TRIES: u32 = 3;
 
 /// What can be changed of a worker; what is absent stays as it is.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -21,6 +27,24 @@ pub(super) struct ChangeWorker {
     prefetch: Option<i64>,
     /// True when no new task may start.
     paused: Option<bool>,
+    /// Seconds that it may be silent before its attempts are lost; null: as the server's settings say.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<i64>)]
+    lost_after_seconds: Option<Lease>,
+}
+
+/// A field that is there, be it null.
+fn present<'de, D: serde::Deserializer<'de>>(field: D) -> Result<Option<Lease>, D::Error> {
+    Lease::deserialize(field).map(Some)
+}
+
+/// How a worker is declared lost.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoseWorker {
+    /// True: even while it is heard of.
+    #[serde(default)]
+    force: bool,
 }
 
 /// Lists all workers.
@@ -91,6 +115,7 @@ pub(super) async fn change(
         concurrency: places("concurrency", change.concurrency)?,
         prefetch: places("prefetch", change.prefetch)?,
         paused: change.paused,
+        lost_after: change.lost_after_seconds.map(valid).transpose()?,
     };
     let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
     let changed = context
@@ -102,6 +127,131 @@ pub(super) async fn change(
         .nudger
         .nudge(Nudge::Worker { worker, desired })
         .await;
+    show(context, name).await
+}
+
+/// Which restart is asked for.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RestartWorker {
+    /// The start of the agent that is to be followed by another one, as the worker's `boots` showed it; absent: the present
+    /// one. With it the request can be repeated: one that has been met does nothing.
+    boots: Option<u32>,
+}
+
+/// Reads a body that may be left out.
+async fn optional<T: Default + serde::de::DeserializeOwned>(
+    context: &Context,
+    request: &HttpRequest,
+    payload: Payload,
+) -> Result<T, ApiError> {
+    let body = body::read(request, payload, context.max_body_bytes).await?;
+    if body.trim_ascii().is_empty() {
+        Ok(T::default())
+    } else {
+        body::json(&body)
+    }
+}
+
+fn valid(lease: Lease) -> Result<Lease, ApiError> {
+    match lease {
+        Lease::Seconds(seconds) if !(2..=i64::from(MAX_LOST_AFTER_SECONDS)).contains(&seconds) => {
+            Err(ApiError::field(
+                "lost_after_seconds",
+                format!("must be between 2 and {MAX_LOST_AFTER_SECONDS}, not {seconds}"),
+            ))
+        }
+        valid => Ok(valid),
+    }
+}
+
+/// Declares a worker lost: what it runs counts as lost, and is dispatched anew.
+///
+/// For a worker that is gone for good and need not be waited for. Should it live after all, what has not been started anew
+/// by then is taken back, and the rest of what it runs is told to stop.
+#[utoipa::path(
+    post, path = "/api/v1/workers/{name}/lost", tag = "workers",
+    params(("name" = String, Path, description = "Worker")),
+    request_body = LoseWorker,
+    responses(
+        (status = 200, description = "What was lost", body = LossView),
+        (status = 400, description = "The body cannot be read", body = Problem),
+        (status = 404, description = "No such worker", body = Problem),
+        (status = 409, description = "The worker is not offline", body = Problem),
+        (status = 422, description = "A field breaks a rule", body = Problem),
+        (status = 503, description = "The database is away", body = Problem),
+    )
+)]
+pub(super) async fn lost(
+    context: Data<Context>,
+    request: HttpRequest,
+    payload: Payload,
+    name: Path<String>,
+) -> Result<Json<LossView>, ApiError> {
+    let how: LoseWorker = optional(&context, &request, payload).await?;
+    let database = context.database()?;
+    let found = database.worker(&name).await?;
+    let view = found.ok_or_else(|| no_such_worker(&name))?;
+    let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
+    if !how.force && view.status != WorkerStatus::Offline.as_str() {
+        let text = format!(
+            "worker {worker} is {}: what it runs would be run twice; only one that is offline is declared lost without force",
+            view.status
+        );
+        return Err(ApiError::Conflict(text));
+    }
+    let detail = format!("worker {worker} was declared lost by a person");
+    let mut tries = TRIES;
+    let loss = loop {
+        // Whoever leads: a person's word is not bound to a leader, and a change of leaders in between is no reason to fail.
+        let epoch = database.epoch().await?;
+        match lose(database, epoch, &worker, None, &detail).await {
+            Err(DbError::Fenced) if tries > 0 => tries -= 1,
+            outcome => break outcome?,
+        }
+    };
+    tracing::warn!(%worker, attempts = loss.attempts, "a worker is declared lost by a person");
+    context.notices.tell(Notice::Tasks);
+    let batches = loss.batches;
+    context.nudger.nudge(Nudge::Lost { worker, batches }).await;
+    Ok(Json(LossView {
+        worker: view.name,
+        executions: loss.attempts as u64,
+        task_ids: loss.tasks.iter().map(|task| task.0).collect(),
+    }))
+}
+
+/// Asks a worker's agent to start anew, on the program that stands in its file now. What runs goes on running.
+///
+/// The request stands until an agent that was started later says hello; `restart_requested` shows it.
+#[utoipa::path(
+    post, path = "/api/v1/workers/{name}/restart", tag = "workers",
+    params(("name" = String, Path, description = "Worker")),
+    request_body = RestartWorker,
+    responses(
+        (status = 200, description = "The worker; its agent has started anew when `boots` has risen", body = WorkerView),
+        (status = 400, description = "The body cannot be read", body = Problem),
+        (status = 404, description = "No such worker", body = Problem),
+        (status = 422, description = "A field breaks a rule", body = Problem),
+        (status = 503, description = "The database is away", body = Problem),
+    )
+)]
+pub(super) async fn restart(
+    context: Data<Context>,
+    request: HttpRequest,
+    payload: Payload,
+    name: Path<String>,
+) -> Result<Json<WorkerView>, ApiError> {
+    let which: RestartWorker = optional(&context, &request, payload).await?;
+    let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
+    let database = context.database()?;
+    let asked = database.request_restart(&worker, which.boots).await?;
+    match asked.ok_or_else(|| no_such_worker(&name))? {
+        Restart::Requested(boots) => {
+            context.nudger.nudge(Nudge::Restart { worker, boots }).await;
+        }
+        Restart::Done => {}
+    }
     show(context, name).await
 }
 

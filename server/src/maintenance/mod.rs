@@ -1,5 +1,11 @@
 //! Work that no event asks for, because it is about the absence of events.
 
+mod leases;
+mod losing;
+
+pub use leases::LeaseCheck;
+pub use losing::{Loss, lose};
+
 use std::convert::Infallible;
 use std::time::Duration;
 

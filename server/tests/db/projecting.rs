@@ -306,6 +306,7 @@ pub async fn changes_must_follow(fixture: &Fixture) {
         to,
         retries_left: 0,
         meet_requirements: false,
+        moved_by: None,
     };
     let project = async |changes: Vec<TaskChange>, needs: &Needs| {
         let decide = move |_: &_| Projection {

@@ -113,6 +113,7 @@ pub fn decide(loaded: &Loaded, events: &[(Attempt, AttemptEvent)]) -> Projection
             dispatch: attempt.message.dispatch,
             attempt: attempt.id,
             event: *event,
+            may_be_taken: stands == AttemptState::Lost,
         };
         let next = match transition(*state, *retries_left, stands, happened) {
             Decision::Changed {
@@ -129,6 +130,7 @@ pub fn decide(loaded: &Loaded, events: &[(Attempt, AttemptEvent)]) -> Projection
                     to: task,
                     retries_left: *retries_left,
                     meet_requirements: effects.contains(&Effect::MeetRequirements),
+                    moved_by: Some(attempt.id),
                 });
                 *state = task;
                 next

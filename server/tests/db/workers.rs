@@ -229,6 +229,7 @@ pub async fn changes(fixture: &Fixture) {
         concurrency: Some(7),
         prefetch: Some(3),
         paused: Some(true),
+        lost_after: None,
     };
     assert_eq!(
         fixture

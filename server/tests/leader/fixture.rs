@@ -13,7 +13,7 @@ use scitq_broker::{
     Broker, Channel, Connection, Consumer, Delivery, LocalBroker, Message, Properties, topology,
 };
 use scitq_server::{ServerHandle, ServerOptions};
-use scitq_shared::execution::{Exit, Outcome};
+use scitq_shared::execution::{Exit, FailureReason, Outcome};
 use scitq_shared::ids::{AttemptId, Epoch, IncarnationId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::{Chunk, Encoding, Stream, StreamEnd};
@@ -45,8 +45,14 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// With other settings than the defaults.
+    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
+        change(&mut settings);
         settings.server.listen = "127.0.0.1:0".parse().unwrap();
         settings.database.url = SecretUrl::new(format!(
             "sqlite:{}",
@@ -92,6 +98,22 @@ impl Fixture {
         Self::answer(self.http.patch(self.url(path)).json(body)).await
     }
 
+    /// The problem that a request is answered with.
+    pub async fn refusal(&self, path: &str, body: &Value) -> Value {
+        Self::problem(self.http.post(self.url(path)).json(body)).await
+    }
+
+    /// The problem that a change is answered with.
+    pub async fn refused_patch(&self, path: &str, body: &Value) -> Value {
+        Self::problem(self.http.patch(self.url(path)).json(body)).await
+    }
+
+    async fn problem(request: reqwest::RequestBuilder) -> Value {
+        let response = eventually("an answer", request.send()).await.unwrap();
+        assert!(response.status().is_client_error(), "{response:?}");
+        response.json().await.unwrap()
+    }
+
     pub async fn bytes(&self, path: &str) -> Vec<u8> {
         let request = self.http.get(self.url(path)).send();
         let response = eventually("an answer", request)
@@ -107,12 +129,24 @@ impl Fixture {
 
     /// Waits until a task has a status.
     pub async fn until_task(&self, id: u64, status: &str) {
+        self.until(&format!("/api/v1/tasks/{id}"), |task| {
+            task["status"] == status
+        })
+        .await;
+    }
+
+    /// Waits until something is as wanted.
+    pub async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let reached = async {
-            while self.get(&format!("/api/v1/tasks/{id}")).await["status"] != status {
-                tokio::task::yield_now().await;
+            loop {
+                let found = self.get(path).await;
+                if wanted(&found) {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        eventually(&format!("task {id} to be {status}"), reached).await;
+        eventually(&format!("{path} to be as wanted"), reached).await
     }
 
     pub async fn stop(mut self) {
@@ -121,6 +155,15 @@ impl Fixture {
             .await
             .unwrap();
     }
+}
+
+fn inventory(held: &[(&AttemptReport, AttemptPhase)]) -> Vec<InventoryItem> {
+    let item = |(report, phase): &(&AttemptReport, AttemptPhase)| InventoryItem {
+        attempt: report.attempt,
+        task: report.task,
+        phase: *phase,
+    };
+    held.iter().map(item).collect()
 }
 
 /// A worker as a test plays it.
@@ -160,7 +203,7 @@ impl PlayedWorker {
             paused: false,
         };
         let incarnation = IncarnationId::generate();
-        let (sequence, epoch, desired) = (0, Epoch(0), initial.clone());
+        let (sequence, epoch, desired) = (0, Epoch(0), initial);
         let mut worker = Self {
             name,
             incarnation,
@@ -172,22 +215,43 @@ impl PlayedWorker {
             tasks: None,
             connection,
         };
-        let hello = Hello {
-            boots: 1,
-            hostname: "host".into(),
-            program_version: "0".into(),
-            cores: 2,
-            memory_bytes: 1,
-            initial,
-            desired_version: 0,
-            inventory: vec![],
-        };
-        worker.say(WorkerEvent::Hello(hello)).await;
+        worker.say_hello(1, &[]).await;
         let ControlCommand::Welcome { desired, .. } = worker.control().await else {
             panic!("a welcome comes first")
         };
         worker.desired = desired;
         worker
+    }
+
+    /// Says hello, as the agent does when it was started so many times on its directory.
+    pub async fn say_hello(&mut self, boots: u32, held: &[(&AttemptReport, AttemptPhase)]) {
+        let hello = Hello {
+            boots,
+            hostname: "host".into(),
+            program_version: "0".into(),
+            cores: 2,
+            memory_bytes: 1,
+            initial: self.desired.clone(),
+            desired_version: self.desired.version,
+            inventory: inventory(held),
+        };
+        self.say(WorkerEvent::Hello(hello)).await;
+    }
+
+    /// The next thing that the leader says for which `wanted` has an answer.
+    pub async fn told<T>(&mut self, wanted: impl Fn(&ControlCommand) -> Option<T>) -> T {
+        loop {
+            if let Some(told) = wanted(&self.control().await) {
+                return told;
+            }
+        }
+    }
+
+    /// Takes no more deliveries.
+    pub async fn stop_consuming(&mut self) {
+        if let Some(tasks) = self.tasks.take() {
+            tasks.cancel().await.unwrap();
+        }
     }
 
     /// Publishes a state event and waits for its confirm: the server has committed it then.
@@ -304,6 +368,21 @@ impl PlayedWorker {
         self.say(WorkerEvent::Ended(report)).await;
     }
 
+    /// Says that an attempt could not be run, or was not run to its end.
+    pub async fn failed(&mut self, report: &AttemptReport, reason: FailureReason, detail: &str) {
+        let report = AttemptReport {
+            ended_at: Some(scitq_shared::now()),
+            outcome: Some(Outcome::Failed {
+                reason,
+                detail: detail.to_owned(),
+            }),
+            stdout: Some(StreamEnd::default()),
+            stderr: Some(StreamEnd::default()),
+            ..report.clone()
+        };
+        self.say(WorkerEvent::Ended(report)).await;
+    }
+
     async fn chunk(&self, report: &AttemptReport, stream: Stream, offset: u64, chunk: Chunk) {
         let message = OutputMessage {
             version: PROTOCOL_VERSION,
@@ -338,11 +417,6 @@ impl PlayedWorker {
     }
 
     pub async fn heartbeat(&self, held: &[(&AttemptReport, AttemptPhase)]) {
-        let item = |(report, phase): &(&AttemptReport, AttemptPhase)| InventoryItem {
-            attempt: report.attempt,
-            task: report.task,
-            phase: *phase,
-        };
         let heartbeat = Heartbeat {
             version: PROTOCOL_VERSION,
             worker: self.name.clone(),
@@ -351,7 +425,7 @@ impl PlayedWorker {
             sequence: self.sequence,
             sent_at: scitq_shared::now(),
             desired_version: self.desired.version,
-            inventory: held.iter().map(item).collect(),
+            inventory: inventory(held),
         };
         self.publish_raw("heartbeat.w", encode(&heartbeat)).await;
     }

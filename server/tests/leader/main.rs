@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test: what fails is shown")]
 
 mod fixture;
+mod leases;
+mod pausing;
+mod restarting;
 
 use fixture::{Fixture, PlayedWorker};
 use scitq_broker::topology;

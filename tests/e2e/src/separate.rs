@@ -7,6 +7,7 @@ use scitq_testkit::{Postgres, RabbitMq};
 
 use crate::WORKER;
 use crate::program::Program;
+use crate::rest::Rest;
 use crate::setup::Setup;
 use crate::site::Site;
 
@@ -71,14 +72,25 @@ impl Separate {
     /// If it runs.
     pub fn start_server(&mut self) {
         assert!(self.server.is_none(), "the server runs already");
+        self.server = Some(self.server_program("scitq-server", &self.site.listen()));
+    }
+
+    /// Starts another server beside the first, and does not wait for anything. Answers its process and its interface.
+    pub fn another_server(&self) -> (Program, Rest) {
+        let port = scitq_testkit::free_port();
+        let program = self.server_program("another scitq-server", &format!("127.0.0.1:{port}"));
+        (program, Rest::new(port))
+    }
+
+    fn server_program(&self, name: &str, listen: &str) -> Program {
         let mut command = self.site.command("scitq-server", &self.setup);
         command
-            .args(["--listen", &self.site.listen()])
+            .args(["--listen", listen])
             .arg("--config")
             .arg(self.site.settings_file())
             .env("SCITQ_BROKER_URL", &self.broker_url)
             .env("SCITQ_DATABASE_URL", &self.database_url);
-        self.server = Some(Program::start("scitq-server", command));
+        Program::start(name, command)
     }
 
     /// The server's process.

@@ -40,6 +40,7 @@ pub struct Attempt {
     pub worker: WorkerName,
     incarnation: IncarnationId,
     dispatch: DispatchId,
+    revision: Revision,
     /// Where it stands.
     pub state: AttemptState,
     /// True once it was declared lost, whatever came later.

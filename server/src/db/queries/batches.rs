@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::NaiveDateTime;
 use diesel::dsl::count_star;
@@ -40,7 +40,7 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<BatchView>, DbErr
         counters = counters.filter(batch_counter::batch.eq(name.clone()));
         workers = workers.filter(worker::batch.eq(name));
     }
-    let batches: Vec<(String, NaiveDateTime)> =
+    let batches: Vec<(String, NaiveDateTime, bool, Option<String>)> =
         batches.order(batch_table::name).load(&mut conn).await?;
     let counters: Vec<(String, String, i64)> = counters.load(&mut conn).await?;
     let workers: Vec<(String, i64)> = workers.load(&mut conn).await?;
@@ -49,7 +49,8 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<BatchView>, DbErr
         tasks.entry(batch).or_default().insert(status, count);
     }
     let workers: BTreeMap<String, i64> = workers.into_iter().collect();
-    let view = |(batch, created_at): (String, NaiveDateTime)| {
+    let view = |(batch, created_at, paused, pause_reason)| {
+        let (batch, created_at): (String, NaiveDateTime) = (batch, created_at);
         let tasks = tasks.remove(&batch).unwrap_or_default();
         BatchView {
             created_at: created_at.and_utc(),
@@ -57,6 +58,8 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<BatchView>, DbErr
             workers: workers.get(&batch).copied().unwrap_or(0),
             tasks,
             batch,
+            paused,
+            pause_reason,
         }
     };
     Ok(batches.into_iter().map(view).collect())
@@ -72,10 +75,20 @@ pub(in crate::db) async fn dispatchable(
         .filter(batch_counter::tasks.gt(0))
         .load(&mut conn)
         .await?;
+    let paused: Vec<String> = batch_table::table
+        .filter(batch_table::paused.eq(true))
+        .select(batch_table::name)
+        .load(&mut conn)
+        .await?;
+    let paused: BTreeSet<String> = paused.into_iter().collect();
     let mut loads: BTreeMap<String, BatchLoad> = BTreeMap::new();
     for (batch, status, tasks) in rows {
+        let waits = status == pending;
+        if waits && paused.contains(&batch) {
+            continue;
+        }
         let load = loads.entry(batch).or_default();
-        if status == pending {
+        if waits {
             load.pending = tasks;
         } else {
             load.assigned = tasks;

@@ -39,11 +39,18 @@ async fn claim_once(
     window: usize,
 ) -> Result<Claim, DbError> {
     fence(conn, epoch).await?;
+    let paused = is_paused(conn, batch).await?;
     let counters = counters(conn, batch).await?;
     let counted = |status: TaskStatus| {
         usize::try_from(counters.get(status.as_str()).copied().unwrap_or(0)).unwrap_or(0)
     };
-    let (assigned, pending) = (counted(TaskStatus::Assigned), counted(TaskStatus::Pending));
+    let assigned = counted(TaskStatus::Assigned);
+    // What waits in a paused batch is nothing to the dispatcher: it is told when the batch goes on.
+    let pending = if paused {
+        0
+    } else {
+        counted(TaskStatus::Pending)
+    };
     let room = window.saturating_sub(assigned);
     let candidates = if room == 0 || pending == 0 {
         Vec::new()
@@ -96,6 +103,18 @@ async fn claim_once(
         assigned,
         pending_left,
     })
+}
+
+#[derive(diesel::QueryableByName)]
+struct PausedRow {
+    #[diesel(sql_type = Bool)]
+    paused: bool,
+}
+
+async fn is_paused(conn: &mut Conn, batch: &BatchName) -> Result<bool, DbError> {
+    let statement = Statement::new("SELECT paused FROM batch WHERE name = ").text(batch.as_str());
+    let rows: Vec<PausedRow> = statement.read(conn).await?;
+    Ok(rows.first().is_some_and(|row| row.paused))
 }
 
 #[derive(diesel::QueryableByName)]
@@ -250,7 +269,9 @@ pub(in crate::db) async fn is_overtaken(pool: &Pool, batch: &BatchName) -> Resul
         .text(batch.as_str())
         .sql(" AND status = 'assigned' AND priority < (SELECT p.priority FROM task AS p WHERE p.batch = ")
         .text(batch.as_str())
-        .sql(" AND p.status = 'pending' ORDER BY p.priority DESC LIMIT 1)) AS overtaken");
+        .sql(" AND p.status = 'pending' ORDER BY p.priority DESC LIMIT 1)) AND NOT EXISTS (SELECT 1 FROM batch WHERE name = ")
+        .text(batch.as_str())
+        .sql(" AND paused) AS overtaken");
     let rows: Vec<OvertakenRow> = statement.read(&mut conn).await?;
     Ok(rows.first().is_some_and(|row| row.overtaken))
 }

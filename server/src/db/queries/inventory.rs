@@ -19,7 +19,7 @@ use crate::db::{DbError, HeldAttempts, ListedAttempt, LiveAttempt};
 pub(super) const LIVE: &str = "state IN ('accepted', 'running', 'uploading')";
 
 #[derive(diesel::QueryableByName)]
-struct LiveRow {
+pub(super) struct LiveRow {
     #[diesel(sql_type = Text)]
     attempt_id: String,
     #[diesel(sql_type = BigInt)]
@@ -30,6 +30,18 @@ struct LiveRow {
     state: String,
     #[diesel(sql_type = BigInt)]
     announced_sequence: i64,
+}
+
+impl LiveRow {
+    pub(super) fn attempt(self) -> Result<LiveAttempt, DbError> {
+        Ok(LiveAttempt {
+            attempt: parse("execution.attempt_id", &self.attempt_id)?,
+            task: TaskId(self.task_id),
+            dispatch: parse("execution.dispatch_id", &self.dispatch_id)?,
+            state: attempt_state(&self.state)?,
+            announced_sequence: unsigned(self.announced_sequence),
+        })
+    }
 }
 
 #[derive(diesel::QueryableByName)]
@@ -90,16 +102,7 @@ async fn live(
             .text(&incarnation.to_string())
             .sql(format!(" AND {LIVE} ORDER BY id"));
     let rows: Vec<LiveRow> = statement.read(conn).await?;
-    let attempt = |row: LiveRow| {
-        Ok(LiveAttempt {
-            attempt: parse("execution.attempt_id", &row.attempt_id)?,
-            task: TaskId(row.task_id),
-            dispatch: parse("execution.dispatch_id", &row.dispatch_id)?,
-            state: attempt_state(&row.state)?,
-            announced_sequence: unsigned(row.announced_sequence),
-        })
-    };
-    rows.into_iter().map(attempt).collect()
+    rows.into_iter().map(LiveRow::attempt).collect()
 }
 
 async fn listed(conn: &mut Conn, attempts: &[AttemptId]) -> Result<Vec<ListedAttempt>, DbError> {

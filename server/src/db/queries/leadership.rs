@@ -52,6 +52,17 @@ async fn take(conn: &mut Conn, leader: &str, later_than: Epoch) -> Result<Epoch,
     }
 }
 
+pub(in crate::db) async fn epoch(pool: &Pool) -> Result<Epoch, DbError> {
+    let mut conn = pool.reader().await?;
+    let statement = Statement::new("SELECT epoch FROM leadership WHERE id = 1");
+    match statement.read::<EpochRow>(&mut conn).await?.pop() {
+        Some(row) => Ok(Epoch(row.epoch)),
+        None => Err(DbError::Corrupt {
+            reason: "the table leadership is empty".to_owned(),
+        }),
+    }
+}
+
 pub(in crate::db) async fn ping(pool: &Pool) -> Result<(), DbError> {
     let mut conn = pool.reader().await?;
     diesel::select(diesel::dsl::sql::<BigInt>("1"))

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::sql_types::{BigInt, Bool, Text};
-use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, TaskId};
+use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, Revision, TaskId};
 use scitq_shared::names::BatchName;
 use scitq_shared::transition::TaskState;
 
@@ -131,6 +131,10 @@ struct AttemptFound {
     #[diesel(sql_type = BigInt)]
     task_id: i64,
     #[diesel(sql_type = Text)]
+    dispatch_id: String,
+    #[diesel(sql_type = BigInt)]
+    revision: i64,
+    #[diesel(sql_type = Text)]
     state: String,
     #[diesel(sql_type = Text)]
     worker: String,
@@ -147,7 +151,7 @@ async fn load_attempts(
 ) -> Result<(BTreeMap<AttemptId, LoadedAttempt>, BTreeSet<AttemptId>), DbError> {
     let rows: Vec<AttemptFound> = read_for(conn, &words(attempts.iter()), |array| {
         Statement::new(
-            "SELECT e.attempt_id, e.task_id, e.state, e.worker, e.incarnation, e.complete FROM ",
+            "SELECT e.attempt_id, e.task_id, e.dispatch_id, e.revision, e.state, e.worker, e.incarnation, e.complete FROM ",
         )
         .rows::<WordRow>(array)
         .sql(" JOIN execution AS e ON e.attempt_id = r.word")
@@ -162,6 +166,8 @@ async fn load_attempts(
         let loaded = LoadedAttempt {
             attempt,
             task: TaskId(row.task_id),
+            dispatch: parse("execution.dispatch_id", &row.dispatch_id)?,
+            revision: Revision(row.revision),
             state: attempt_state(&row.state)?,
             worker: parse("execution.worker", &row.worker)?,
             incarnation: parse("execution.incarnation", &row.incarnation)?,

@@ -80,7 +80,7 @@ pub(in crate::db) async fn unaccepted(
     }
     // After the tasks: a worker that came between the two cannot have got what is not in the queue.
     let names: Vec<NameRow> = Statement::new(
-        "SELECT name FROM worker WHERE NOT departed AND status NOT IN ('failed', 'evicted') ORDER BY name",
+        "SELECT name FROM worker WHERE NOT departed AND lost_at IS NULL AND status NOT IN ('failed', 'evicted') ORDER BY name",
     )
     .read(&mut conn)
     .await?;

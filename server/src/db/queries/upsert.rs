@@ -65,15 +65,15 @@ fn insert(array: String) -> Statement {
 }
 
 /// Known executions: the state is written, other columns are filled and never emptied, but for the reason of a failure
-/// that turned out to be none.
+/// that turned out to be none, or of a loss that was taken back.
 fn update(array: String) -> Statement {
     Statement::new(
         "UPDATE execution SET state = r.state, started_at = COALESCE(r.started_at, execution.started_at), \
          ended_at = COALESCE(r.ended_at, execution.ended_at), exit_code = COALESCE(r.exit_code, execution.exit_code), \
          signal = COALESCE(r.signal, execution.signal), \
-         failure_reason = CASE WHEN r.state = 'succeeded' THEN NULL \
+         failure_reason = CASE WHEN r.state IN ('accepted', 'running', 'uploading', 'succeeded') THEN NULL \
            ELSE COALESCE(r.failure_reason, execution.failure_reason) END, \
-         failure_detail = CASE WHEN r.state = 'succeeded' THEN NULL \
+         failure_detail = CASE WHEN r.state IN ('accepted', 'running', 'uploading', 'succeeded') THEN NULL \
            ELSE COALESCE(r.failure_detail, execution.failure_detail) END, \
          user_cpu_ms = COALESCE(r.user_cpu_ms, execution.user_cpu_ms), \
          system_cpu_ms = COALESCE(r.system_cpu_ms, execution.system_cpu_ms), \

@@ -31,6 +31,11 @@ struct WorkerRow {
     memory_bytes: i64,
     last_contact_at: NaiveDateTime,
     created_at: NaiveDateTime,
+    pause_reason: Option<String>,
+    lost_after_seconds: Option<i64>,
+    lost_at: Option<NaiveDateTime>,
+    boots: i64,
+    restart_requested_boots: Option<i64>,
 }
 
 #[derive(diesel::QueryableByName)]
@@ -91,6 +96,11 @@ async fn load(pool: &Pool, name: Option<String>) -> Result<Vec<WorkerView>, DbEr
             memory_bytes: row.memory_bytes,
             last_contact_at: row.last_contact_at.and_utc(),
             created_at: row.created_at.and_utc(),
+            pause_reason: row.pause_reason,
+            lost_after_seconds: row.lost_after_seconds,
+            lost_at: row.lost_at.map(|time| time.and_utc()),
+            boots: row.boots,
+            restart_requested: row.restart_requested_boots.is_some(),
         }
     };
     Ok(rows.into_iter().map(view).collect())

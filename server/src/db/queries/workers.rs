@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use diesel::sql_types::{BigInt, Bool, Integer, Text};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
 use scitq_shared::ids::{Epoch, IncarnationId};
 use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::Hello;
-use scitq_shared::worker::DesiredState;
+use scitq_shared::worker::{DesiredState, Lease};
 
 use super::leadership::fence;
 use super::statement::{Statement, read_for};
@@ -13,11 +13,11 @@ use super::transaction::transaction;
 use super::{Conn, Pool, dialect};
 use crate::db::rows::SignOfLifeRow;
 use crate::db::value::{number, parse};
-use crate::db::{DbError, Greeted, WorkerChange};
+use crate::db::{DbError, Greeted, Wish, WorkerChange};
 
 /// What the server holds for a worker.
 #[derive(diesel::QueryableByName)]
-struct HeldRow {
+pub(super) struct HeldRow {
     #[diesel(sql_type = Text)]
     batch: String,
     #[diesel(sql_type = Integer)]
@@ -30,9 +30,16 @@ struct HeldRow {
     desired_version: i64,
     #[diesel(sql_type = Text)]
     incarnation: String,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    restart_requested_boots: Option<i64>,
 }
 
 impl HeldRow {
+    fn restart(&self) -> Option<u32> {
+        let boots = self.restart_requested_boots?;
+        Some(u32::try_from(boots).unwrap_or(0))
+    }
+
     fn desired(&self) -> Result<DesiredState, DbError> {
         let slots = |column: &str, value: i32| {
             u16::try_from(value).map_err(|_| DbError::Corrupt {
@@ -49,26 +56,30 @@ impl HeldRow {
     }
 }
 
-const SELECT_HELD: &str = "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation FROM worker WHERE name = ";
+const SELECT_HELD: &str = "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation, \
+     restart_requested_boots FROM worker WHERE name = ";
 
 /// A worker's row, locked.
-async fn held(conn: &mut Conn, name: &str) -> Result<Option<HeldRow>, DbError> {
+pub(super) async fn held(conn: &mut Conn, name: &str) -> Result<Option<HeldRow>, DbError> {
     let statement = Statement::new(SELECT_HELD)
         .text(name)
         .sql(dialect::FOR_UPDATE);
     Ok(statement.read(conn).await?.pop())
 }
 
-pub(in crate::db) async fn desired_state(
-    pool: &Pool,
-    name: &str,
-) -> Result<Option<DesiredState>, DbError> {
+pub(in crate::db) async fn wish(pool: &Pool, name: &str) -> Result<Option<Wish>, DbError> {
     let mut conn = pool.reader().await?;
     let rows: Vec<HeldRow> = Statement::new(SELECT_HELD)
         .text(name)
         .read(&mut conn)
         .await?;
-    rows.first().map(HeldRow::desired).transpose()
+    let wish = |row: &HeldRow| {
+        Ok(Wish {
+            desired: row.desired()?,
+            restart: row.restart(),
+        })
+    };
+    rows.first().map(wish).transpose()
 }
 
 pub(in crate::db) async fn greet(
@@ -104,6 +115,25 @@ async fn greet_once(
         },
     };
     create_batches(conn, std::iter::once(&desired.batch)).await?;
+    let previous_incarnation = known
+        .as_ref()
+        .map(|row| parse("worker.incarnation", &row.incarnation))
+        .transpose()?;
+    if previous_incarnation.is_some_and(|previous: IncarnationId| previous != incarnation) {
+        note_former(conn, worker).await?;
+    }
+    // It may be one that was thought to be gone.
+    let back = Statement::new("DELETE FROM former_incarnation WHERE worker = ")
+        .text(worker.as_str())
+        .sql(" AND incarnation = ")
+        .text(&incarnation.to_string());
+    back.run(conn).await?;
+    // A request for an earlier start is met, and so is one to another life of the directory.
+    let restart = known
+        .as_ref()
+        .filter(|_| previous_incarnation == Some(incarnation))
+        .and_then(HeldRow::restart)
+        .filter(|requested| hello.boots <= *requested);
     let cores = i64::from(i32::try_from(hello.cores).unwrap_or(i32::MAX));
     let statement = if known.is_some() {
         Statement::new("UPDATE worker SET departed = false, status = CASE WHEN paused THEN 'paused' ELSE 'running' END, hostname = ")
@@ -116,14 +146,17 @@ async fn greet_once(
             .number(cores)
             .sql(" AS integer), memory_bytes = ")
             .number(number(hello.memory_bytes))
-            .sql(", last_contact_at = ")
+            .sql(", boots = ")
+            .number(i64::from(hello.boots))
+            .sql(if restart.is_some() { "" } else { ", restart_requested_boots = NULL" })
+            .sql(", lost_at = NULL, last_contact_at = ")
             .sql(dialect::NOW)
             .sql(" WHERE name = ")
             .text(worker.as_str())
     } else {
         Statement::new(
             "INSERT INTO worker (name, hostname, program_version, incarnation, batch, status, concurrency, prefetch, \
-             paused, desired_version, cores, memory_bytes, last_contact_at, created_at) VALUES (",
+             paused, desired_version, cores, memory_bytes, boots, last_contact_at, created_at) VALUES (",
         )
         .text(worker.as_str())
         .sql(", ")
@@ -145,21 +178,32 @@ async fn greet_once(
         .sql(" AS integer), ")
         .number(number(hello.memory_bytes))
         .sql(", ")
+        .number(i64::from(hello.boots))
+        .sql(", ")
         .sql(dialect::NOW)
         .sql(", ")
         .sql(dialect::NOW)
         .sql(")")
     };
     statement.run(conn).await?;
-    let previous_incarnation = known
-        .as_ref()
-        .map(|row| parse("worker.incarnation", &row.incarnation))
-        .transpose()?;
     Ok(Greeted {
         desired,
         known: known.is_some(),
         previous_incarnation,
+        restart,
     })
+}
+
+/// The life that has the worker's name now is to be replaced: what it ran may still run, and keeps its lease.
+async fn note_former(conn: &mut Conn, worker: &WorkerName) -> Result<(), DbError> {
+    let statement = Statement::new(
+        "INSERT INTO former_incarnation (worker, incarnation, last_contact_at) \
+         SELECT name, incarnation, last_contact_at FROM worker WHERE name = ",
+    )
+    .text(worker.as_str())
+    .sql(" ON CONFLICT (worker, incarnation) DO NOTHING");
+    statement.run(conn).await?;
+    Ok(())
 }
 
 #[derive(diesel::QueryableByName)]
@@ -195,7 +239,7 @@ async fn heard_once(
     let known: Vec<NameRow> = read_for(conn, &rows, |array| {
         Statement::new(
             "UPDATE worker SET status = CASE WHEN status <> 'offline' THEN status WHEN paused THEN 'paused' \
-             ELSE 'running' END, last_contact_at = ",
+             ELSE 'running' END, lost_at = NULL, last_contact_at = ",
         )
         .sql(dialect::NOW)
         .sql(" FROM ")
@@ -323,8 +367,20 @@ async fn change_once(
         .number(after.version)
         .sql(", status = CASE WHEN status IN ('running', 'paused') THEN ")
         .text(status)
-        .sql(" ELSE status END WHERE name = ")
-        .text(name);
-    statement.run(conn).await?;
+        .sql(" ELSE status END");
+    let statement = match change.lost_after {
+        None => statement,
+        Some(Lease::Default) => statement.sql(", lost_after_seconds = NULL"),
+        Some(Lease::Seconds(seconds)) => statement.sql(", lost_after_seconds = ").number(seconds),
+    };
+    // Whoever pauses or resumes a worker knows why: the server's own reason goes, and its failures are counted anew.
+    let statement = if change.paused.is_some() {
+        statement
+            .sql(", pause_reason = NULL, faults_counted_after = ")
+            .sql("COALESCE((SELECT max(e.id) FROM execution AS e WHERE e.worker = worker.name), 0)")
+    } else {
+        statement
+    };
+    statement.sql(" WHERE name = ").text(name).run(conn).await?;
     Ok(Some(after))
 }

@@ -1,7 +1,7 @@
 use scitq_shared::execution::Exit;
 use scitq_shared::ids::{Epoch, Revision};
 use scitq_shared::output::StreamEnd;
-use scitq_shared::protocol::{ReleaseReason, WorkerMessage};
+use scitq_shared::protocol::{AttemptPhase, ReleaseReason, WorkerMessage};
 use uuid::Uuid;
 
 use super::*;
@@ -84,6 +84,8 @@ fn loaded(tasks: &[(i64, TaskState, u16)], attempts: &[(u128, i64, AttemptState)
         let loaded = LoadedAttempt {
             attempt: attempt(*n),
             task: TaskId(*task),
+            dispatch: dispatch(*n),
+            revision: Revision(1),
             state: *state,
             worker: worker(),
             incarnation: incarnation(),
@@ -221,6 +223,97 @@ fn an_unknowable_result_is_lost_and_costs_no_retry() {
         projection.attempts[0].failure,
         Some((reason, "the agent ended".into()))
     );
+}
+
+#[test]
+fn what_a_worker_cannot_run_is_its_fault_and_only_sometimes_the_tasks() {
+    let assigned = TaskState::Assigned {
+        dispatch: dispatch(1),
+    };
+    let table = [
+        (FailureReason::DiskFull, TaskState::Pending, 1, true),
+        (FailureReason::WorkerFault, TaskState::Pending, 1, true),
+        (FailureReason::StartFailed, TaskState::Pending, 0, true),
+        (FailureReason::CommandNotFound, TaskState::Pending, 0, false),
+        (FailureReason::Cancelled, TaskState::Pending, 1, false),
+    ];
+    for (reason, to, retries_left, fault) in table {
+        let mut report = report(1, 1);
+        report.outcome = Some(Outcome::Failed {
+            reason,
+            detail: "so".into(),
+        });
+        let loaded = loaded(&[(1, assigned, 1)], &[]);
+        let ended = happening(5, WorkerEvent::Ended(report));
+        let (projection, effects) = project(&loaded, &[ended.clone(), ended]);
+        let change = &projection.tasks[0];
+        assert_eq!(
+            (change.to, change.retries_left),
+            (to, retries_left),
+            "{reason}"
+        );
+        assert_eq!(projection.attempts[0].state, AttemptState::Failed);
+        assert_eq!(effects.faults.len(), usize::from(fault), "{reason}");
+    }
+}
+
+#[test]
+fn an_inventory_takes_a_lost_attempt_back_unless_its_task_was_changed() {
+    let newer = TaskState::Assigned {
+        dispatch: dispatch(2),
+    };
+    let alive = Happening::Alive {
+        worker: worker(),
+        attempt: attempt(1),
+        task: TaskId(1),
+        phase: AttemptPhase::Running,
+    };
+    let mut known = loaded(&[(1, newer, 0)], &[(1, 1, AttemptState::Lost)]);
+    let (projection, effects) = project(&known, std::slice::from_ref(&alive));
+    let running = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
+    assert_eq!(projection.tasks[0].to, running);
+    assert_eq!(projection.tasks[0].moved_by, Some(attempt(1)));
+    assert_eq!(projection.attempts[0].state, AttemptState::Running);
+    assert_eq!(projection.attempts[0].failure, None);
+    assert_eq!(effects.revoke[&BatchName::default()], [dispatch(2)]);
+    assert_eq!(effects.room[&BatchName::default()], 1);
+    assert_eq!(effects.stop, []);
+    // The task was rewritten meanwhile: what runs is of the past.
+    if let Some(task) = known.tasks.get_mut(&TaskId(1)) {
+        task.revision = Revision(2);
+    }
+    let (projection, effects) = project(&known, std::slice::from_ref(&alive));
+    assert_eq!(projection.tasks, []);
+    assert_eq!(effects.stop, [(worker(), attempt(1))]);
+    assert!(effects.revoke.is_empty());
+    // Of what is not known at all an inventory says nothing.
+    let unknown = loaded(&[(1, newer, 0)], &[]);
+    let nothing = project(&unknown, &[alive]);
+    assert_eq!(nothing, (Projection::default(), SideEffects::default()));
+}
+
+#[test]
+fn lost_and_back_in_one_batch_leaves_no_reason() {
+    let running = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
+    let known = loaded(&[(1, running, 0)], &[(1, 1, AttemptState::Running)]);
+    let lost = Happening::Lost {
+        attempt: attempt(1),
+        dispatch: dispatch(1),
+        task: TaskId(1),
+        detail: "gone".into(),
+    };
+    let (projection, effects) = project(&known, &[lost, happening(5, started(1, 1))]);
+    assert_eq!(projection.tasks[0].to, running);
+    assert_eq!(projection.attempts[0].failure, None);
+    assert!(effects.revoke.is_empty());
 }
 
 #[test]

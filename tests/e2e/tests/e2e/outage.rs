@@ -103,6 +103,53 @@ async fn a_broker_that_lost_everything_loses_no_task() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_told_to_end_hands_over() {
+    let mut system = separate(Setup::concurrency(2)).await;
+    let (another, rest) = system.another_server();
+    eventually("another server waits for the leadership", || async {
+        another
+            .log()
+            .contains("another server leads; this one waits")
+            .then_some(())
+    })
+    .await;
+    let file = system.directory().join("ran");
+    let script = format!("echo $SCITQ_TASK_ID >> {}; sleep 0.02", file.display());
+    // More than a window: somebody has to dispatch the rest.
+    let series = vec![json!({"command": script, "shell": "sh"}); 400];
+    let tasks = system.submit(&json!(series)).await;
+    system.progress(&tasks, 20).await;
+    let stopped = std::time::Instant::now();
+    system.stop_server().await;
+    let leads = async || {
+        let log = another.log();
+        let line = log.lines().find(|line| line.contains("this server leads"));
+        line.map(str::to_owned)
+    };
+    eventually("the other server leads", leads).await;
+    println!(
+        "the other server leads {:?} after the signal",
+        stopped.elapsed()
+    );
+    eventually("all tasks succeed", || async {
+        let body = json!({"task_ids": tasks});
+        let progress = rest.post("/api/v1/progress", &body).await.expect(200);
+        (progress["succeeded"] == progress["total"]).then_some(())
+    })
+    .await;
+    let mut ran: Vec<i64> = std::fs::read_to_string(&file)
+        .expect("the file")
+        .lines()
+        .map(|line| line.parse().expect("an id"))
+        .collect();
+    ran.sort_unstable();
+    assert_eq!(ran, tasks, "each ran, and ran once");
+    let counters = rest.get("/api/v1/maintenance/counters").await.expect(200);
+    assert_eq!(counters, json!([]));
+    another.stop().await;
+}
+
+#[tokio::test]
 async fn a_killed_server_comes_back() {
     let setup = Setup {
         concurrency: 4,

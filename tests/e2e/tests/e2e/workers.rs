@@ -137,3 +137,44 @@ async fn a_silent_worker_is_shown_offline() {
     system.succeeded(&[task]).await;
     system.worker(WORKER, "running").await;
 }
+
+#[tokio::test]
+async fn what_a_worker_ran_that_is_gone_for_good_runs_elsewhere() {
+    let setup = Setup::default()
+        .with("SCITQ_SERVER_OFFLINE_AFTER_SECONDS", "3")
+        .with("SCITQ_SERVER_LOST_AFTER_SECONDS", "6")
+        .with("SCITQ_WORKER_HEARTBEAT_SECONDS", "1");
+    let mut system = Separate::start(setup.clone()).await;
+    let file = system.directory().join("ran");
+    // The first one never ends by itself; its process goes with the machine.
+    let script = format!(
+        "echo $SCITQ_WORKER >> {0}; test $(wc -l < {0}) -gt 1 || sleep 3600",
+        file.display()
+    );
+    let task = system
+        .submit(&json!({"command": script, "shell": "sh"}))
+        .await[0];
+    system.status(task, "running").await;
+    system.kill_worker(WORKER).await;
+    system.start_worker("w2", &setup);
+    system.succeeded(&[task]).await;
+    let executions = system.executions(task).await;
+    assert_eq!(
+        (&executions[0]["status"], &executions[0]["worker"]),
+        (&json!("lost"), &json!(WORKER)),
+        "{executions:#?}"
+    );
+    let detail = executions[0]["failure_detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("has been silent since"), "{detail}");
+    assert_eq!(system.task(task).await["retries_left"], 0);
+    let worker = system.worker(WORKER, "offline").await;
+    assert!(worker["lost_at"].is_string(), "{worker}");
+    let list = system.ctl(["worker", "list"]).run().await.code(0).text();
+    assert!(list.contains("offline (lost)"), "{list}");
+    // With its directory it comes back, and what it ran is of the past.
+    system.start_worker(WORKER, &setup);
+    let worker = system.worker(WORKER, "running").await;
+    assert!(worker["lost_at"].is_null(), "{worker}");
+    assert_eq!(system.task(task).await["status"], "succeeded");
+    system.counters_agree().await;
+}

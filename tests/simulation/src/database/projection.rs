@@ -38,6 +38,8 @@ impl Database {
                 let attempt = LoadedAttempt {
                     attempt: *id,
                     task: attempt.task,
+                    dispatch: attempt.dispatch,
+                    revision: attempt.revision,
                     state: attempt.state,
                     worker: attempt.worker.clone(),
                     incarnation: attempt.incarnation,
@@ -75,6 +77,7 @@ impl Database {
                         worker: change.worker.clone(),
                         incarnation: change.incarnation,
                         dispatch: report.dispatch,
+                        revision: report.revision,
                         state: change.state,
                         was_lost: false,
                         announced_sequence: change.announced_sequence,

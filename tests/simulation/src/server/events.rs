@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use scitq_server::dispatch::core::Input;
 use scitq_server::events::{Answer, Happening, compare};
-use scitq_shared::ids::AttemptId;
-use scitq_shared::names::WorkerName;
+use scitq_shared::ids::{AttemptId, DispatchId};
+use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{
     ControlCommand, Heartbeat, InventoryItem, WorkerEvent, WorkerMessage,
 };
@@ -221,8 +221,24 @@ impl World {
             let attempts = vec![attempt];
             self.control(index, &worker, ControlCommand::Stop { attempts });
         }
+        for (batch, dispatches) in effects.revoke {
+            self.revoke(index, &batch, &dispatches);
+        }
         for (worker, attempt) in projected.complete {
             self.applied(index, &worker, attempt);
+        }
+    }
+
+    /// Every worker of the batch is asked to give dispatches back that count no more.
+    fn revoke(&mut self, index: usize, batch: &BatchName, dispatches: &[DispatchId]) {
+        let workers = self.database.workers.iter();
+        let workers: Vec<WorkerName> = workers
+            .filter(|(_, worker)| worker.desired.batch == *batch)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for worker in workers {
+            let dispatches = dispatches.to_vec();
+            self.control(index, &worker, ControlCommand::Revoke { dispatches });
         }
     }
 
@@ -247,6 +263,7 @@ impl World {
                     match answer {
                         Answer::Applied(attempt) => self.applied(index, name, attempt),
                         Answer::Lost { .. } => self.lose(index, &answer)?,
+                        Answer::Alive { .. } => self.lives(index, name, &answer)?,
                         Answer::Stop(_) | Answer::Resend { .. } => {}
                     }
                 }
@@ -324,6 +341,25 @@ impl World {
         self.store(index, &[lost], &[])
     }
 
+    /// One that was declared lost lives after all.
+    fn lives(&mut self, index: usize, worker: &WorkerName, answer: &Answer) -> Done {
+        let Answer::Alive {
+            attempt,
+            task,
+            phase,
+        } = answer
+        else {
+            return Ok(());
+        };
+        let lives = Happening::Alive {
+            worker: worker.clone(),
+            attempt: *attempt,
+            task: *task,
+            phase: *phase,
+        };
+        self.store(index, &[lives], &[])
+    }
+
     fn heartbeat(&mut self, index: usize, heartbeat: &Heartbeat) -> Done {
         let Some(term) = &self.servers[index].term else {
             return Err(Over);
@@ -339,6 +375,7 @@ impl World {
         for answer in self.compared(name, incarnation, &heartbeat.inventory, heartbeat.sequence) {
             match answer {
                 Answer::Lost { .. } => self.lose(index, &answer)?,
+                Answer::Alive { .. } => self.lives(index, name, &answer)?,
                 Answer::Applied(attempt) => self.applied(index, name, attempt),
                 Answer::Stop(attempt) => {
                     let attempts = vec![attempt];

@@ -1,0 +1,15 @@
+DROP TABLE former_incarnation;
+ALTER TABLE worker
+    DROP COLUMN faults_counted_after,
+    DROP COLUMN fault_at,
+    DROP COLUMN fault_batch,
+    DROP COLUMN fault_detail,
+    DROP COLUMN fault_reason,
+    DROP COLUMN pause_reason,
+    DROP COLUMN restart_requested_boots,
+    DROP COLUMN boots,
+    DROP COLUMN lost_at,
+    DROP COLUMN lost_after_seconds;
+ALTER TABLE batch
+    DROP COLUMN pause_reason,
+    DROP COLUMN paused;

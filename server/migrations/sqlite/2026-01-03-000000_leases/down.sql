@@ -1,0 +1,13 @@
+DROP TABLE former_incarnation;
+ALTER TABLE worker DROP COLUMN faults_counted_after;
+ALTER TABLE worker DROP COLUMN fault_at;
+ALTER TABLE worker DROP COLUMN fault_batch;
+ALTER TABLE worker DROP COLUMN fault_detail;
+ALTER TABLE worker DROP COLUMN fault_reason;
+ALTER TABLE worker DROP COLUMN pause_reason;
+ALTER TABLE worker DROP COLUMN restart_requested_boots;
+ALTER TABLE worker DROP COLUMN boots;
+ALTER TABLE worker DROP COLUMN lost_at;
+ALTER TABLE worker DROP COLUMN lost_after_seconds;
+ALTER TABLE batch DROP COLUMN pause_reason;
+ALTER TABLE batch DROP COLUMN paused;
