@@ -48,10 +48,7 @@ impl<'a> FrameWriter<'a> {
         self
     }
 
-    pub(super) fn list<'b>(
-        &mut self,
-        items: impl ExactSizeIterator<Item = &'b [u8]>,
-    ) -> &mut Self {
+    pub(super) fn list<'b>(&mut self, items: impl ExactSizeIterator<Item = &'b [u8]>) -> &mut Self {
         self.number(items.len() as u64);
         for item in items {
             self.bytes(item);

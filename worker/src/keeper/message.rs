@@ -425,13 +425,19 @@ mod tests {
         let order = Order::Start(StartOrder {
             attempt: AttemptId::generate(),
             file: PathBuf::new(),
-            words: vec![OsString::from_vec(vec![b'x'; super::super::frame::MOST_BYTES])],
+            words: vec![OsString::from_vec(vec![
+                b'x';
+                super::super::frame::MOST_BYTES
+            ])],
             environment: Vec::new(),
             work_directory: PathBuf::new(),
             user: None,
         });
         let mut stream = b"before".to_vec();
-        assert!(matches!(order.write(&mut stream), Err(FrameError::Length(_))));
+        assert!(matches!(
+            order.write(&mut stream),
+            Err(FrameError::Length(_))
+        ));
         assert_eq!(stream, b"before");
     }
 }

@@ -36,7 +36,7 @@ use std::ffi::OsStr;
 use std::process::ExitCode;
 
 pub(crate) use self::connection::Told;
-pub(crate) use self::keepers::Keepers;
+pub(crate) use self::keepers::{Keepers, Kept};
 pub(crate) use self::message::{NotStarted, StartOrder, User};
 
 /// First argument of a program that is to be a keeper. The second one is the name of its socket.

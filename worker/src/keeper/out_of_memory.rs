@@ -65,7 +65,10 @@ impl Witness {
         let same = count_file(&pid.to_string()).as_ref() == Some(path);
         (same && after > before).then(|| {
             let cgroup = path.parent().unwrap_or(path).display();
-            format!("memory cgroup {cgroup} counts {} such kills more than when the task started", after - before)
+            format!(
+                "memory cgroup {cgroup} counts {} such kills more than when the task started",
+                after - before
+            )
         })
     }
 }
@@ -149,7 +152,9 @@ fn logged(pid: i32, since: u64) -> Option<String> {
             Ok(length) => {
                 let text = String::from_utf8_lossy(&line[..length]);
                 if names(&text, pid, since) {
-                    return Some(format!("the kernel's log says that it killed process {pid}"));
+                    return Some(format!(
+                        "the kernel's log says that it killed process {pid}"
+                    ));
                 }
             }
             // Overwritten before it was read: the next one is there.
@@ -231,14 +236,21 @@ mod tests {
         assert!(names(&record.replace("Memory cgroup out", "Out"), 123, 0));
         assert!(!names(record, 12, 0));
         assert!(!names(record, 123, 5001), "before it started");
-        assert!(!names("3,1024,5000,-;Killed process 123 (x) by hand", 123, 0));
+        assert!(!names(
+            "3,1024,5000,-;Killed process 123 (x) by hand",
+            123,
+            0
+        ));
         assert!(!names("nonsense", 123, 0));
     }
 
     #[test]
     fn another_end_needs_no_witness() {
         let witness = Witness { count: None };
-        let before = Before { kills: Some(0), at: 0 };
+        let before = Before {
+            kills: Some(0),
+            at: 0,
+        };
         for exit in [Exit::Code(0), Exit::Code(1), Exit::Signal(15)] {
             assert_eq!(witness.evidence(1, exit, before), None);
         }

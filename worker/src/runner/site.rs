@@ -6,6 +6,7 @@ use tokio_util::task::TaskTracker;
 use super::environment::Base;
 use super::work_directory::WorkDirectories;
 use crate::attempt::directory::AttemptDirectories;
+use crate::keeper::Keepers;
 use crate::output::Output;
 
 /// What every execution on this worker needs.
@@ -14,6 +15,8 @@ pub(crate) struct Site {
     /// Where attempts are kept.
     pub(crate) attempts: AttemptDirectories,
     pub(crate) work: WorkDirectories,
+    /// What the processes run under.
+    pub(crate) keepers: Keepers,
     pub(crate) output: Output,
     pub(crate) base: Base,
     pub(crate) cores: u32,

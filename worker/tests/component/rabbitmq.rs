@@ -19,12 +19,13 @@ async fn tasks_run_through_rabbitmq_and_through_its_restart() {
         directory.path().join("state"),
         directory.path().join("work"),
     );
-    let options = WorkerOptions::new(
+    let mut options = WorkerOptions::new(
         broker,
         WorkerName::new("on rabbit").unwrap(),
         state,
         work.clone(),
     );
+    options.keeper_program = env!("CARGO_BIN_EXE_scitq-worker").into();
     let mut worker = Worker::start(options).await.unwrap();
 
     let mut tasks = Vec::new();
