@@ -58,11 +58,22 @@ fn detach() -> io::Result<bool> {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             rustix::process::setsid()?;
+            close_inherited();
             // For people who list processes; that of the program's link would say nothing.
             let _ = rustix::thread::set_name(c"scitq-keeper");
             Ok(true)
         }
         _ => Ok(false),
+    }
+}
+
+/// Closes what its starter had open without close-on-exec: it lives long, and would keep the other ends of pipes open.
+fn close_inherited() {
+    let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
+    #[expect(unsafe_code, reason = "closing descriptors that nobody owns has no safe form")]
+    // SAFETY: this process has just begun and has opened nothing itself. An old kernel without the call closes nothing.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, last, 0);
     }
 }
 

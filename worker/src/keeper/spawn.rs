@@ -37,9 +37,10 @@ fn spawn_as_is(order: &StartOrder, stdout: &Path, stderr: &Path) -> io::Result<i
     let mut actions = Actions::new()?;
     let capture = libc::O_WRONLY | libc::O_APPEND;
     actions.open(0, c"/dev/null", libc::O_RDONLY)?;
+    // Before the directory changes: these are seen from the keeper's.
     actions.open(2, &stderr, capture)?;
-    actions.change_directory(&work_directory)?;
     actions.open(1, &stdout, capture)?;
+    actions.change_directory(&work_directory)?;
     actions.close_from(3)?;
 
     let mut arguments: Vec<*mut libc::c_char> =
