@@ -20,7 +20,7 @@ use crate::machine;
 use crate::options::WorkerOptions;
 use crate::output::{Output, Sender, Watcher};
 use crate::runner::execute::Adopted;
-use crate::runner::{Site, environment, work_directory::WorkDirectories};
+use crate::runner::{Clearing, Site, environment, work_directory::WorkDirectories};
 use crate::state_directory::StateDirectory;
 
 /// A worker. It has no state of its own: see [`Worker::start`] and [`WorkerHandle`].
@@ -164,6 +164,7 @@ impl Prepared {
             base: environment::Base::of_this_process(),
             cores: identity.cores,
             boot_id,
+            clearing: Clearing::default(),
             removals: TaskTracker::new(),
         };
         let core = Core::new(identity, rules, desired, recovered);

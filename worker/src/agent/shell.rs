@@ -141,7 +141,9 @@ impl Shell {
     }
 
     /// Leaves no directory behind that nobody needs; what takes long is left for the next start.
-    async fn clear_up(&self) {
+    async fn clear_up(&mut self) {
+        // What still runs goes on without: nobody here may take the end of a connection for the end of a task.
+        self.executions.shutdown().await;
         self.site.removals.close();
         if tokio::time::timeout(REMOVALS, self.site.removals.wait())
             .await
@@ -239,7 +241,7 @@ impl Shell {
             let site = Arc::clone(&self.site);
             self.site
                 .removals
-                .spawn_blocking(move || remove_all(&site, &discarded));
+                .spawn_blocking(move || site.discard(&discarded));
         }
         over
     }
@@ -353,14 +355,6 @@ async fn trial(program: &Path) -> std::io::Result<()> {
 fn remove_spares(site: &Site) {
     site.work.remove_spares();
     site.attempts.remove_spares();
-}
-
-fn remove_all(site: &Site, attempts: &[AttemptId]) {
-    for attempt in attempts {
-        if let Err(error) = site.attempts.remove(*attempt) {
-            tracing::warn!(%attempt, %error, "the directory of an attempt could not be removed");
-        }
-    }
 }
 
 /// Waits for more than was asked already; none when nobody can ask any more.

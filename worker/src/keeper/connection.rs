@@ -50,6 +50,8 @@ pub(super) struct Connection {
 #[derive(Debug)]
 struct State {
     way: Way,
+    /// Nothing new is started there: it is left when nothing of it is listened to any more.
+    retiring: bool,
     listeners: HashMap<AttemptId, Listener>,
 }
 
@@ -77,6 +79,7 @@ impl Connection {
     pub(super) fn new(name: String, sockets: Arc<Sockets>) -> Self {
         let state = State {
             way: Way::Pending,
+            retiring: false,
             listeners: HashMap::new(),
         };
         Self {
@@ -160,6 +163,29 @@ impl Connection {
         self.close();
     }
 
+    /// Starts nothing new there, and leaves the keeper when the last task there has ended.
+    pub(super) fn retire(&self) {
+        let mut state = self.lock();
+        state.retiring = true;
+        self.leave_if_done(&mut state);
+    }
+
+    fn leave_if_done(&self, state: &mut State) {
+        let done = state.retiring && state.listeners.is_empty();
+        if let Way::Open { stream, .. } = &state.way
+            && done
+        {
+            let mut frame = Vec::new();
+            if Order::Leave.write(&mut frame).is_ok() {
+                // A few bytes to one who listens; otherwise it ends by itself when it is alone.
+                let _ = write_all(stream, &frame);
+            }
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+            state.way = Way::Closed;
+            self.changed.notify_all();
+        }
+    }
+
     /// Hears the keeper until it is gone for good, or this is aborted.
     pub(super) async fn listen(self: Arc<Self>, stream: UnixStream) {
         let mut stream = stream;
@@ -180,7 +206,7 @@ impl Connection {
                 Err(_) => break,
             }
         }
-        self.close();
+        self.lost();
     }
 
     /// Hears what is said on one connection, until it ends.
@@ -235,7 +261,6 @@ impl Connection {
             stream: Arc::clone(writer),
             program,
         };
-        drop(state);
         self.changed.notify_all();
         for attempt in unknown {
             tracing::warn!(%attempt, "ends a process of an attempt that nothing is known of");
@@ -247,6 +272,7 @@ impl Connection {
                 let _ = write_all(writer, &frame);
             }
         }
+        self.leave_if_done(&mut state);
     }
 
     fn tell(&self, attempt: AttemptId, told: Told, last: bool) {
@@ -257,14 +283,26 @@ impl Connection {
         }
         if last {
             state.listeners.remove(&attempt);
+            self.leave_if_done(&mut state);
         }
     }
 
-    /// Nothing comes from here any more; whoever listens is told so.
+    /// The agent ends, or has no use for the keeper. What it keeps goes on, so nobody is told that it is absent.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         if let Way::Open { stream, .. } = &state.way {
             let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        state.way = Way::Closed;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The keeper is gone: whoever listens is told so.
+    fn lost(&self) {
+        let mut state = self.lock();
+        if matches!(state.way, Way::Closed) {
+            return;
         }
         state.way = Way::Closed;
         for (_, listener) in state.listeners.drain() {

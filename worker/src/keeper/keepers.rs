@@ -166,6 +166,11 @@ impl Keepers {
             Some((connection, _)) => Arc::clone(connection),
             None => self.start(&mut state)?,
         };
+        for (other, _) in &state.all {
+            if !Arc::ptr_eq(other, &keeper) {
+                other.retire();
+            }
+        }
         state.current = Some(Arc::clone(&keeper));
         Ok(keeper)
     }

@@ -70,7 +70,10 @@ fn detach() -> io::Result<bool> {
 /// Closes what its starter had open without close-on-exec: it lives long, and would keep the other ends of pipes open.
 fn close_inherited() {
     let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
-    #[expect(unsafe_code, reason = "closing descriptors that nobody owns has no safe form")]
+    #[expect(
+        unsafe_code,
+        reason = "closing descriptors that nobody owns has no safe form"
+    )]
     // SAFETY: this process has just begun and has opened nothing itself. An old kernel without the call closes nothing.
     unsafe {
         libc::syscall(libc::SYS_close_range, first, last, 0);

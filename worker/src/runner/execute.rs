@@ -9,7 +9,7 @@ use scitq_shared::execution::{FailureReason, Outcome};
 use scitq_shared::ids::{AttemptId, TaskId};
 use tokio::sync::mpsc;
 
-use super::launch::{Launched, fault, launch, launch_again, not_executed, put_away};
+use super::launch::{Launched, fault, launch, launch_again, not_executed};
 use super::{Site, StartFailure, leftovers};
 use crate::agent::core::{AttemptEnd, Execution};
 use crate::attempt::journal::{self, Claim, ProcessEnd, Step};
@@ -222,14 +222,14 @@ impl Run {
     }
 
     fn clear_up(self) {
-        let site = Arc::clone(&self.site);
-        let work = site.work.path(self.attempt);
+        let (site, attempt) = (Arc::clone(&self.site), self.attempt);
+        site.clearing.begin(attempt);
         // What left its group and lives on may still work in the directory.
         let reusable = self.same_user && site.attempts.is_quiet(self.attempt);
         // Beside: a large tree takes long to remove, and the slot is free already.
         self.site
             .removals
-            .spawn_blocking(move || put_away(&site, &work, reusable));
+            .spawn_blocking(move || site.clear(attempt, reusable));
     }
 }
 

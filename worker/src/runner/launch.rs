@@ -55,7 +55,7 @@ pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, Sta
             same_user: switch.is_none(),
         }),
         Err(failure) => {
-            put_away(site, &work, switch.is_none());
+            site.put_away(attempt, switch.is_none());
             Err(failure)
         }
     }
@@ -69,15 +69,6 @@ pub(crate) fn launch_again(site: &Site, order: &StartOrder) -> Result<Kept, Star
         Ok(kept)
     };
     again().map_err(|error| fault("ask the keeper to start", &order.work_directory, &error))
-}
-
-/// Removes a work directory, or keeps it for another attempt.
-pub(crate) fn put_away(site: &Site, work: &Path, reusable: bool) {
-    if reusable {
-        site.work.give_back(work);
-    } else {
-        WorkDirectories::remove(work);
-    }
 }
 
 fn begin(site: &Site, execution: &Execution, keeper: &str) -> io::Result<PathBuf> {

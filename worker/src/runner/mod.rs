@@ -1,5 +1,6 @@
 //! Runners: what executes a task on this machine. There is one for bare tasks; containers come to stand beside it.
 
+mod clearing;
 mod command;
 pub(crate) mod environment;
 pub(crate) mod execute;
@@ -13,6 +14,7 @@ pub(crate) mod work_directory;
 use scitq_shared::definition::TaskDefinition;
 use scitq_shared::execution::{FailureReason, Outcome};
 
+pub(crate) use clearing::Clearing;
 pub(crate) use site::Site;
 
 /// Why an attempt could not be started: a word for rules and words for people.
