@@ -13,6 +13,8 @@ use scitq_shared::execution::Exit;
 
 /// Inode of the first process namespace, in which the kernel's log names processes.
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// The file with the count in cgroup version 2.
+const COUNT_FILE: &str = "memory.events";
 /// Longest line of the kernel's log.
 const LOG_LINE_BYTES: usize = 8192;
 
@@ -61,9 +63,10 @@ impl Witness {
     fn counted(&self, pid: i32, before: Before) -> Option<String> {
         let (path, file) = self.count.as_ref()?;
         let (before, after) = (before.kills?, kills(file)?);
-        // One that was moved to another cgroup is none of this one's.
-        let same = count_file(&pid.to_string()).as_ref() == Some(path);
-        (same && after > before).then(|| {
+        // One that was moved to another cgroup is none of this one's. Version 1 shows all that have ended in the root.
+        let tells = path.ends_with(COUNT_FILE);
+        let moved = tells && count_file(&pid.to_string()).as_ref() != Some(path);
+        (!moved && after > before).then(|| {
             let cgroup = path.parent().unwrap_or(path).display();
             format!(
                 "memory cgroup {cgroup} counts {} such kills more than when the task started",
@@ -105,7 +108,7 @@ fn find_count_file(cgroups: &str, mounts: &str) -> Option<PathBuf> {
             unified = Some(path);
         }
     }
-    Some(below_mount(mounts, "cgroup2", None, unified?)?.join("memory.events"))
+    Some(below_mount(mounts, "cgroup2", None, unified?)?.join(COUNT_FILE))
 }
 
 /// Where a path of a cgroup hierarchy is in this mount namespace.

@@ -16,5 +16,6 @@ mod processes;
 mod program;
 mod rabbitmq;
 mod restarts;
+mod scarcity;
 mod server;
 mod site;
