@@ -76,6 +76,17 @@ impl Channel {
         }
     }
 
+    /// Deletes a queue that holds no message and has no consumer. One that does is left alone, and
+    /// [`BrokerError::PreconditionFailed`] says so, which closes the channel: use one of its own. A queue that does not
+    /// exist is deleted alike.
+    pub async fn delete_idle_queue(&self, name: &str) -> Result<(), BrokerError> {
+        check_short("queue name", name)?;
+        match &self.0 {
+            Backend::Amqp(channel) => channel.delete_idle_queue(name).await,
+            Backend::Local(channel) => channel.delete_idle_queue(name),
+        }
+    }
+
     /// Starts to consume a queue, at most `prefetch` deliveries unacknowledged at a time. What an earlier consumer of
     /// this channel left unacknowledged does not count.
     pub async fn consume(

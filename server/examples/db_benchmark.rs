@@ -135,7 +135,7 @@ impl Spent {
 async fn measure(url: &str, tasks: usize) -> anyhow::Result<()> {
     let db = Database::connect(&SecretUrl::new(url), 8).await?;
     println!("{}", db.address());
-    let epoch = db.take_leadership("benchmark").await?;
+    let epoch = db.take_leadership("benchmark", Epoch(0)).await?;
     let batch = BatchName::default();
 
     for size in [1, 1_000, 10_000] {

@@ -53,11 +53,15 @@ impl Leader {
     /// then is read again by the next leader.
     pub async fn run(self, stop: CancellationToken) {
         let mut first = true;
+        let mut later_than = Epoch(0);
         let mut pause = Duration::from_millis(100);
         loop {
             let began = tokio::time::Instant::now();
-            let Err(reason) = self.term(&mut first, &stop).await;
+            let Err(reason) = self.term(&mut first, later_than, &stop).await;
             self.nudger.lead(None);
+            if let Consumed::Superseded(epoch) = reason {
+                later_than = later_than.max(epoch);
+            }
             if stop.is_cancelled() {
                 break;
             }
@@ -101,6 +105,7 @@ impl Leader {
     async fn term(
         &self,
         first: &mut bool,
+        later_than: Epoch,
         server_stop: &CancellationToken,
     ) -> Result<Infallible, Consumed> {
         let stop = server_stop.child_token();
@@ -115,7 +120,7 @@ impl Leader {
             () = stop.cancelled() => return Err(Consumed::Stopped),
             prepared = prepared => prepared?,
         };
-        let epoch = self.take_epoch(&stop).await?;
+        let epoch = self.take_epoch(later_than, &stop).await?;
         tracing::info!(%epoch, broker = %self.broker.address(), "this server leads");
         if std::mem::take(first) && !self.broker.outlives_process() {
             let returned = self.database.return_all_dispatches(epoch).await?;
@@ -132,6 +137,7 @@ impl Leader {
         let dispatching = Dispatcher {
             database: self.database.clone(),
             epoch,
+            connection: commanding.clone(),
             channel: commanding.channel().await?,
             queue_type: self.queue_type,
             control: control.clone(),
@@ -231,11 +237,15 @@ impl Leader {
         }
     }
 
-    async fn take_epoch(&self, stop: &CancellationToken) -> Result<Epoch, Consumed> {
+    async fn take_epoch(
+        &self,
+        later_than: Epoch,
+        stop: &CancellationToken,
+    ) -> Result<Epoch, Consumed> {
         patiently!(
             stop,
             "the leadership",
-            self.database.take_leadership(&self.name).await
+            self.database.take_leadership(&self.name, later_than).await
         )
     }
 }

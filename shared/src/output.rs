@@ -48,12 +48,11 @@ pub struct StreamEnd {
 }
 
 impl StreamEnd {
-    /// What is kept of a stream of this length under a cap: all of it, or its first and last halves of the cap.
+    /// What is kept of a stream of this length under a cap: its first `cap` bytes, and the last [`tail_bytes`] of one that
+    /// is longer.
     pub fn of(length: u64, cap: u64) -> Self {
-        let cut = (length > cap).then(|| Cut {
-            from: head_bytes(cap),
-            to: length - (cap - head_bytes(cap)),
-        });
+        let to = length.saturating_sub(tail_bytes(cap));
+        let cut = (to > cap).then_some(Cut { from: cap, to });
         Self { length, cut }
     }
 
@@ -63,9 +62,10 @@ impl StreamEnd {
     }
 }
 
-/// How much of the beginning of a stream is kept whatever its length; sent while the task runs.
-pub fn head_bytes(cap: u64) -> u64 {
-    cap.div_ceil(2)
+/// How much of the end of a stream is kept that is longer than its cap, besides the cap's bytes at its beginning: an
+/// eighth of the cap. It is known, and sent, when the task has ended; all up to the cap is sent while it runs.
+pub fn tail_bytes(cap: u64) -> u64 {
+    cap / 8
 }
 
 text_enum! {
@@ -176,27 +176,21 @@ mod tests {
 
     #[test]
     fn ends_of_streams() {
-        assert_eq!(
-            StreamEnd::of(10, 10),
-            StreamEnd {
-                length: 10,
-                cut: None
-            }
-        );
-        assert_eq!(
-            StreamEnd::of(11, 10),
-            StreamEnd {
-                length: 11,
-                cut: Some(Cut { from: 5, to: 6 })
-            }
-        );
-        assert_eq!(
-            StreamEnd::of(100, 5),
-            StreamEnd {
-                length: 100,
-                cut: Some(Cut { from: 3, to: 98 })
-            }
-        );
+        let end = |length, cut: Option<(u64, u64)>| StreamEnd {
+            length,
+            cut: cut.map(|(from, to)| Cut { from, to }),
+        };
+        // The tail of a cap of 80 is 10 bytes long.
+        let table = [
+            (80, 80, None),
+            (90, 80, None),
+            (91, 80, Some((80, 81))),
+            (1000, 80, Some((80, 990))),
+            (8, 7, Some((7, 8))),
+        ];
+        for (length, cap, cut) in table {
+            assert_eq!(StreamEnd::of(length, cap), end(length, cut));
+        }
         assert_eq!(StreamEnd::of(100, 0).kept(), 0);
     }
 
@@ -233,8 +227,8 @@ mod tests {
         }
 
         #[test]
-        fn kept_bytes_never_exceed_the_cap(length in 0u64..1 << 40, cap in 0u64..1 << 30) {
-            prop_assert_eq!(StreamEnd::of(length, cap).kept(), length.min(cap));
+        fn the_cap_and_the_tail_are_kept(length in 0u64..1 << 40, cap in 0u64..1 << 30) {
+            prop_assert_eq!(StreamEnd::of(length, cap).kept(), length.min(cap + tail_bytes(cap)));
         }
     }
 }

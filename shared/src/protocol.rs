@@ -11,7 +11,7 @@ mod task_message;
 pub use control::{ControlCommand, ControlMessage};
 pub use event::{
     AttemptPhase, AttemptReport, Heartbeat, Hello, InventoryItem, Marker, OutputMessage,
-    ReleaseReason, WorkerEvent, WorkerMessage,
+    ReleaseReason, ReturnedDispatch, WorkerEvent, WorkerMessage,
 };
 pub use task_message::TaskMessage;
 

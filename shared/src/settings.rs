@@ -130,7 +130,7 @@ pub struct WorkerSettings {
     pub state_directory: PathBuf,
     /// Where tasks work.
     pub work_directory: PathBuf,
-    /// How many bytes of each of a task's two streams are kept; of longer ones, the beginning and the end.
+    /// How many bytes of each of a task's two streams are kept; of longer ones these first ones, and the last eighth as many.
     pub stream_cap_bytes: u64,
     /// Seconds between signs of life.
     pub heartbeat_seconds: u64,

@@ -156,6 +156,16 @@ impl AmqpChannel {
         self.call(deleted).await.map(|_messages| ())
     }
 
+    pub(crate) async fn delete_idle_queue(&self, name: &str) -> Result<(), BrokerError> {
+        let options = QueueDeleteOptions {
+            if_unused: true,
+            if_empty: true,
+            ..QueueDeleteOptions::default()
+        };
+        let deleted = self.0.lapin.queue_delete(short(name)?, options);
+        self.call(deleted).await.map(|_messages| ())
+    }
+
     pub(crate) async fn consume(
         &self,
         queue: &str,

@@ -107,6 +107,11 @@ impl LocalChannel {
         self.explained(done)
     }
 
+    pub(crate) fn delete_idle_queue(&self, name: &str) -> Result<(), BrokerError> {
+        let done = self.broker().lock().delete_idle_queue(self.0.id, name);
+        self.explained(done)
+    }
+
     pub(crate) fn consume(
         &self,
         queue: &str,

@@ -79,6 +79,7 @@ contract! {
         declaring_tells_the_depth
         an_exclusive_queue_is_refused_to_others_until_its_connection_goes
         an_auto_delete_queue_goes_with_its_last_consumer
+        only_an_idle_queue_is_deleted_as_idle
         deleting_what_is_not_there_is_fine
         every_name_can_be_a_batch
         the_base_topology_carries_events

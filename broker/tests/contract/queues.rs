@@ -362,3 +362,30 @@ pub async fn the_base_topology_carries_events(fixture: &Fixture) {
         "{error}"
     );
 }
+
+pub async fn only_an_idle_queue_is_deleted_as_idle(fixture: &Fixture) {
+    let connection = fixture.connect().await;
+    let channel = soon(connection.channel()).await.unwrap();
+    let name = queue(&channel).await;
+    fill(&channel, &name, ["1"]).await;
+    let refused = |error: &BrokerError| matches!(error, BrokerError::PreconditionFailed { .. });
+    // Not with a message in it, nor with a consumer.
+    let mut consumers = Vec::new();
+    for _ in 0..2 {
+        let tidy = soon(connection.channel()).await.unwrap();
+        let error = soon(tidy.delete_idle_queue(&name)).await.unwrap_err();
+        assert!(refused(&error), "{error}");
+        let delivery = soon(channel.get(&name)).await.unwrap();
+        if let Some(delivery) = delivery {
+            assert_eq!(body(&delivery), "1");
+            soon(channel.ack(delivery.tag)).await.unwrap();
+            consumers.push(consume(&channel, &name, 1).await);
+        }
+    }
+    soon(channel.close()).await;
+    let tidy = soon(connection.channel()).await.unwrap();
+    soon(tidy.delete_idle_queue(&name)).await.unwrap();
+    soon(tidy.delete_idle_queue(&name)).await.unwrap();
+    let error = soon(tidy.get(&name)).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+}

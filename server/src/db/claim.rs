@@ -1,3 +1,7 @@
+use std::collections::BTreeSet;
+
+use scitq_shared::ids::{DispatchId, TaskId};
+use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::TaskMessage;
 
 /// What a claim took out of a batch.
@@ -18,4 +22,13 @@ pub struct BatchLoad {
     pub pending: i64,
     /// Tasks dispatched and not yet accepted.
     pub assigned: i64,
+}
+
+/// Dispatches that are not accepted, and who may have got them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unaccepted {
+    /// By the ids of their tasks.
+    pub dispatches: Vec<(TaskId, DispatchId)>,
+    /// All workers that are not lost and have not departed.
+    pub workers: BTreeSet<WorkerName>,
 }

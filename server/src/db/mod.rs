@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use address::Address;
 
-pub use claim::{BatchLoad, Claim};
+pub use claim::{BatchLoad, Claim, Unaccepted};
 pub use created::Created;
 use decider::Decider;
 pub use error::{DbError, SubmitError};
@@ -48,7 +48,7 @@ pub use projection::{
 use scitq_shared::api::{
     BatchView, CounterMismatch, ExecutionView, Progress, TaskView, WorkerView,
 };
-use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, IncarnationId, TaskId};
+use scitq_shared::ids::{AttemptId, DispatchId, Epoch, ExecutionId, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::Stream;
 use scitq_shared::protocol::Hello;
@@ -256,10 +256,12 @@ impl Database {
         call!(self, output_chunks(attempt, stream, offset, max_chunks))
     }
 
-    /// Takes the leadership: every write under an earlier epoch is refused from now on.
-    pub async fn take_leadership(&self, leader: &str) -> Result<Epoch, DbError> {
+    /// Takes the leadership: every write under an earlier epoch is refused from now on. The new epoch comes after all
+    /// that the database has known, and after `later_than`: what others have heard of may be later than a database that
+    /// was restored.
+    pub async fn take_leadership(&self, leader: &str, later_than: Epoch) -> Result<Epoch, DbError> {
         let leader = leader.to_owned();
-        call!(self, take_leadership(&leader))
+        call!(self, take_leadership(&leader, later_than))
     }
 
     /// Fills a batch's dispatch window: takes pending tasks, highest priority and then lowest id first, until `window`
@@ -283,6 +285,28 @@ impl Database {
     pub async fn is_overtaken(&self, batch: &BatchName) -> Result<bool, DbError> {
         let batch = batch.clone();
         call!(self, is_overtaken(&batch))
+    }
+
+    /// The oldest dispatches of a batch that are not accepted and at least this old, as many as there are more of them
+    /// than `depth`: those cannot all be in a queue that holds so many messages.
+    pub async fn dispatches_beyond(
+        &self,
+        batch: &BatchName,
+        age: Duration,
+        depth: u64,
+    ) -> Result<Vec<DispatchId>, DbError> {
+        let batch = batch.clone();
+        call!(self, dispatches_beyond(&batch, age, depth))
+    }
+
+    /// The dispatches of a batch that are not accepted, all or those of `among`, and the workers that may have got them.
+    pub async fn unaccepted(
+        &self,
+        batch: &BatchName,
+        among: Option<Vec<DispatchId>>,
+    ) -> Result<Unaccepted, DbError> {
+        let batch = batch.clone();
+        call!(self, unaccepted(&batch, among.as_deref()))
     }
 
     /// Takes back every dispatch that is not accepted, for a broker that died with its process. Answers how many.
@@ -365,15 +389,17 @@ impl Database {
         call!(self, set_offline(epoch, silent_for))
     }
 
-    /// A worker ends on purpose: it is offline. Nothing happens when another incarnation has the name now.
+    /// A worker ends on purpose: it is offline, and `departed` if it keeps nothing. Nothing happens when another
+    /// incarnation has the name now.
     pub async fn farewell(
         &self,
         epoch: Epoch,
         worker: &WorkerName,
         incarnation: IncarnationId,
+        departed: bool,
     ) -> Result<(), DbError> {
         let worker = worker.clone();
-        call!(self, farewell(epoch, &worker, incarnation))
+        call!(self, farewell(epoch, &worker, incarnation, departed))
     }
 
     /// Changes what a worker is to be, under a new version. `None` when there is no such worker.

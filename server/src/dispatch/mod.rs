@@ -1,11 +1,12 @@
-//! The dispatcher: keeps a bounded window of dispatches in each batch's queue (D3).
+//! The dispatcher: keeps a bounded window of dispatches in each batch's queue (D3), takes them back when it must (D4),
+//! and finds those that nobody has (D12).
 //!
-//! [`Windows`] decides, from what it is told, which batches are due; [`Dispatcher`] has the database commit dispatches
-//! and publishes them. It reacts to events only: nothing here polls.
+//! [`core`] decides, from what it is told; [`Dispatcher`] has the database commit dispatches and publishes them. It
+//! reacts to events only; the one thing that has no event, a dispatch that vanished, is looked for now and then.
 
-mod publish;
-mod windows;
+pub mod core;
+mod dispatcher;
+mod perform;
 mod withdraw;
 
-pub use publish::{DispatchInput, DispatchSender, Dispatcher};
-pub use windows::{MIN_WINDOW, Windows, window_of};
+pub use dispatcher::{DispatchInput, DispatchSender, Dispatcher};

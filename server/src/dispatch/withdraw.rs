@@ -1,11 +1,10 @@
 use scitq_broker::{Delivery, topology};
 use scitq_shared::names::BatchName;
-use scitq_shared::protocol::{TaskMessage, decode};
+use scitq_shared::protocol::{ReturnedDispatch, TaskMessage, decode};
+use uuid::Uuid;
 
-use super::publish::Dispatcher;
-use crate::db::{Loaded, Projected};
-use crate::events::{Consumed, Happening, needs, project};
-use crate::patience::patiently;
+use super::dispatcher::Dispatcher;
+use crate::events::{Consumed, Happening};
 
 /// Messages taken back in one transaction: bounds what is held in memory, as a task may be a megabyte long.
 const AT_ONCE: usize = 64;
@@ -15,7 +14,8 @@ impl Dispatcher {
     /// returned, and acks then. Nothing is ever purged, so it is known exactly which dispatches are held again. The
     /// caller has waited for outstanding confirms and publishes nothing meanwhile.
     ///
-    /// Answers how many dispatches have left the queue.
+    /// Redelivered messages come back through the state queue, behind whatever was said about them (D6). Answers how many
+    /// of the others there were: their tasks are pending.
     pub(super) async fn withdraw(&self, batch: &BatchName) -> Result<usize, Consumed> {
         let queue = topology::batch_queue_name(batch.as_str());
         let mut withdrawn = 0;
@@ -35,32 +35,37 @@ impl Dispatcher {
     }
 
     async fn take_back(&self, held: &[Delivery]) -> Result<usize, Consumed> {
-        let mut returned = Vec::with_capacity(held.len());
+        let (mut fresh, mut redelivered) = (Vec::new(), Vec::new());
+        let mut unreadable = Vec::new();
         for delivery in held {
             match decode::<TaskMessage>(&delivery.body) {
-                Ok(task) => returned.push(Happening::Returned {
+                Ok(task) if delivery.redelivered => redelivered.push(ReturnedDispatch {
+                    dispatch: task.dispatch,
+                    task: task.task,
+                }),
+                Ok(task) => fresh.push(Happening::Returned {
                     dispatch: task.dispatch,
                     task: task.task,
                 }),
                 Err(error) => {
                     tracing::warn!(%error, "a message in a batch's queue cannot be read and is set aside");
+                    unreadable.push(delivery.tag);
                 }
             }
         }
-        let needs = needs(&returned);
-        let _: Projected = patiently!(&self.stop, "the dispatcher", {
-            let decide = |loaded: &Loaded| project(loaded, &returned).0;
-            self.database
-                .project(self.epoch, &needs, Vec::new(), decide)
-                .await
-        })?;
+        self.commit_returned(&fresh).await?;
+        if !redelivered.is_empty() {
+            // Somebody had them, and may have started them: that would be in the state queue, so they come back through it.
+            let marker = Uuid::new_v4();
+            self.publish_marker(marker, redelivered).await?.await?;
+        }
         for delivery in held {
-            if decode::<TaskMessage>(&delivery.body).is_ok() {
-                self.channel.ack(delivery.tag).await?;
-            } else {
+            if unreadable.contains(&delivery.tag) {
                 self.channel.reject(delivery.tag, false).await?;
+            } else {
+                self.channel.ack(delivery.tag).await?;
             }
         }
-        Ok(held.len())
+        Ok(fresh.len())
     }
 }

@@ -27,6 +27,9 @@ pub enum Consumed {
     /// Another server leads.
     #[error("another server has taken over the leadership")]
     Fenced,
+    /// A message speaks of a later epoch: another server has led since, or the database is older than the messages.
+    #[error("a message speaks of epoch {0}, later than this term")]
+    Superseded(Epoch),
     /// Something of the broker's has ended.
     #[error("the broker: {0}")]
     Broker(String),
@@ -117,9 +120,24 @@ impl EventsConsumer {
                 }
             }
             for (index, delivery) in batch.state.iter().enumerate() {
-                let message = match state_message(delivery) {
-                    Ok(StateMessage::Worker(message)) => message,
-                    Ok(StateMessage::Marker(marker)) => {
+                let message = match state_message(delivery, self.epoch) {
+                    Ok(message) => message,
+                    Err(reason) => {
+                        dead_letter(&self.state_channel, delivery, &reason).await?;
+                        continue;
+                    }
+                };
+                self.fence(message.epoch())?;
+                let message = match message {
+                    StateMessage::Worker(message) => message,
+                    StateMessage::Marker(marker) => {
+                        items.extend(marker.returned.iter().map(|returned| {
+                            let happening = Happening::Returned {
+                                dispatch: returned.dispatch,
+                                task: returned.task,
+                            };
+                            Item::Happening(happening, index)
+                        }));
                         self.store(std::mem::take(&mut items), &batch.state, &batch.output)
                             .await?;
                         if marker.epoch == self.epoch {
@@ -128,10 +146,6 @@ impl EventsConsumer {
                                 .send(DispatchInput::MarkerRead { marker })
                                 .await;
                         }
-                        continue;
-                    }
-                    Err(reason) => {
-                        dead_letter(&self.state_channel, delivery, &reason).await?;
                         continue;
                     }
                 };
@@ -158,6 +172,14 @@ impl EventsConsumer {
             )
             .await?;
         }
+    }
+
+    /// A word of a later epoch proves that another server leads: what is read is left to it, unacknowledged.
+    fn fence(&self, epoch: Epoch) -> Result<(), Consumed> {
+        if epoch > self.epoch {
+            return Err(Consumed::Superseded(epoch));
+        }
+        Ok(())
     }
 
     /// Applies items in one transaction. What the database refuses is isolated by halving, and dead-lettered.
@@ -283,13 +305,13 @@ impl EventsConsumer {
                     })
                     .await;
             }
-            WorkerEvent::Goodbye { ref reason } => {
+            WorkerEvent::Goodbye { ref reason, kept } => {
                 tracing::info!(worker = %message.worker, reason, "a worker says goodbye");
                 patiently!(
                     &self.stop,
                     "a worker's goodbye",
                     self.database
-                        .farewell(self.epoch, &message.worker, message.incarnation)
+                        .farewell(self.epoch, &message.worker, message.incarnation, kept == 0)
                         .await
                 )?;
                 self.dispatcher.send(DispatchInput::WorkersChanged).await;

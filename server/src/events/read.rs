@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use scitq_broker::{
     Channel, Consumer, ConsumerEnd, Delivery, Message, Properties, PublishFailure, topology,
 };
+use scitq_shared::ids::Epoch;
 use scitq_shared::output::{Chunk, MAX_CHUNK_BYTES};
 use scitq_shared::protocol::{Marker, OutputMessage, ProtocolError, WorkerMessage, decode};
 
@@ -60,14 +61,32 @@ pub(super) enum StateMessage {
     Marker(Marker),
 }
 
-/// Reads a state event.
-pub(super) fn state_message(delivery: &Delivery) -> Result<StateMessage, String> {
+impl StateMessage {
+    /// The latest epoch that its sender had heard of.
+    pub(super) fn epoch(&self) -> Epoch {
+        match self {
+            Self::Worker(message) => message.epoch,
+            Self::Marker(marker) => marker.epoch,
+        }
+    }
+}
+
+/// An epoch so much later than the reader's is no later leader's but a broken sender's.
+const MOST_AHEAD: i64 = 1 << 40;
+
+/// Reads a state event; `epoch` is the reader's.
+pub(super) fn state_message(delivery: &Delivery, epoch: Epoch) -> Result<StateMessage, String> {
     let read = if delivery.routing_key == Marker::ROUTING_KEY {
         decode(&delivery.body).map(StateMessage::Marker)
     } else {
         decode(&delivery.body).map(StateMessage::Worker)
     };
-    read.map_err(|error: ProtocolError| error.to_string())
+    let message = read.map_err(|error: ProtocolError| error.to_string())?;
+    let said = message.epoch();
+    if said.0 < 0 || said.0.saturating_sub(epoch.0) > MOST_AHEAD {
+        return Err(format!("the epoch {said} cannot be: this is epoch {epoch}"));
+    }
+    Ok(message)
 }
 
 /// Reads a piece of output.

@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use scitq_server::db::{BatchLoad, DbError, Loaded, Needs, Projection};
-use scitq_shared::ids::{Epoch, TaskId};
-use scitq_shared::names::BatchName;
+use scitq_shared::ids::{Epoch, IncarnationId, TaskId};
+use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::TaskMessage;
 use scitq_shared::submit::SubmitTask;
 use scitq_shared::transition::AttemptEvent;
@@ -95,7 +95,7 @@ pub async fn order_and_window(fixture: &Fixture) {
 pub async fn only_the_leader_writes(fixture: &Fixture) {
     let old = fixture.lead().await;
     fixture.submit(&["a"]).await;
-    let new = fixture.db.take_leadership("other").await.unwrap();
+    let new = fixture.db.take_leadership("other", Epoch(0)).await.unwrap();
     assert_eq!(new, Epoch(old.0 + 1));
     let default = BatchName::default();
     assert_eq!(
@@ -196,4 +196,87 @@ pub async fn a_submission_in_progress_does_not_hide_tasks(fixture: &Fixture) {
         soon(submitting).await.unwrap().unwrap();
     }
     fixture.check().await;
+}
+
+pub async fn what_is_not_accepted_is_listed_and_counted(fixture: &Fixture) {
+    let epoch = fixture.lead().await;
+    let names: BTreeSet<_> = ["v", "w"].map(|name| WorkerName::new(name).unwrap()).into();
+    let mut incarnations = Vec::new();
+    for name in &names {
+        let hello = crate::workers::hello("b", 1);
+        let incarnation = IncarnationId::generate();
+        incarnations.push(incarnation);
+        fixture
+            .db
+            .greet(epoch, name, incarnation, &hello)
+            .await
+            .unwrap();
+    }
+    let of = |batch: &str| {
+        let batch = Some(batch.to_owned());
+        SubmitTask {
+            command: "true".to_owned(),
+            batch,
+            ..SubmitTask::default()
+        }
+        .validate()
+        .unwrap()
+    };
+    let submitted = vec![of("b"), of("b"), of("b"), of("other")];
+    ids(&fixture.db.submit(submitted).await.unwrap());
+    let b = batch("b");
+    let claim = fixture.db.claim(epoch, &b, 3).await.unwrap();
+    fixture.db.claim(epoch, &batch("other"), 3).await.unwrap();
+    let dispatches: Vec<_> = claim
+        .tasks
+        .iter()
+        .map(|message| (message.task, message.dispatch))
+        .collect();
+    let all = fixture.db.unaccepted(&b, None).await.unwrap();
+    assert_eq!((&all.dispatches, &all.workers), (&dispatches, &names));
+    // Who has departed need not be asked; who has only gone may have something.
+    let v = WorkerName::new("v").unwrap();
+    for (departed, left) in [(false, 2), (true, 1)] {
+        fixture
+            .db
+            .farewell(epoch, &v, incarnations[0], departed)
+            .await
+            .unwrap();
+        let some = fixture.db.unaccepted(&b, None).await.unwrap();
+        assert_eq!(some.workers.len(), left);
+    }
+    // The accepted one is not looked for any more.
+    apply(
+        &fixture.db,
+        epoch,
+        &Attempt::of(&claim.tasks[0]),
+        &[AttemptEvent::Accepted],
+    )
+    .await;
+    let some = dispatches[..2].iter().map(|(_, dispatch)| *dispatch);
+    let some = fixture
+        .db
+        .unaccepted(&b, Some(some.collect()))
+        .await
+        .unwrap();
+    assert_eq!(some.dispatches, dispatches[1..2]);
+
+    let beyond = async |age, depth| {
+        fixture
+            .db
+            .dispatches_beyond(&b, Duration::from_secs(age), depth)
+            .await
+            .unwrap()
+    };
+    assert_eq!(beyond(3600, 0).await, [], "none is so old");
+    // By the database's clock, which need not have moved since.
+    let past = async {
+        while beyond(0, 0).await.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(past).await;
+    // The newest are taken to be in the queue.
+    assert_eq!(beyond(0, 1).await, [dispatches[1].1]);
+    assert_eq!(beyond(0, 2).await, []);
 }

@@ -58,7 +58,7 @@ impl Fixture {
 
     /// Takes the leadership.
     pub async fn lead(&self) -> Epoch {
-        self.db.take_leadership("test").await.unwrap()
+        self.db.take_leadership("test", Epoch(0)).await.unwrap()
     }
 
     /// Submits tasks of the default batch with these commands.

@@ -49,7 +49,7 @@ contract! {
     requirements: statuses_follow_requirements, unknown_requirements_store_nothing, a_parent_that_ends_meanwhile_is_not_missed,
         a_parent_counts_once, many_dependents, many_requirements;
     dispatching: order_and_window, only_the_leader_writes, claims_share_nothing, dispatches_can_be_returned,
-        a_submission_in_progress_does_not_hide_tasks;
+        a_submission_in_progress_does_not_hide_tasks, what_is_not_accepted_is_listed_and_counted;
     projecting: any_order_ends_the_same, the_whole_history_of_an_attempt, retries_are_used_up, lost_and_found,
         released_attempts_are_complete, changes_must_follow, projections_race, other_revisions_have_no_definition;
     output: random_pieces_come_back, cut_streams_complete, completion_is_told_once, ends_and_output_race,

@@ -20,7 +20,10 @@ async fn a_restarted_server_is_used_again() {
     let db = Database::connect(&SecretUrl::new(postgres.database().await), 4)
         .await
         .unwrap();
-    let epoch = db.take_leadership("one").await.unwrap();
+    let epoch = db
+        .take_leadership("one", scitq_shared::ids::Epoch(0))
+        .await
+        .unwrap();
     for orderly in [true, false] {
         db.submit(vec![crate::fixture::task("true")]).await.unwrap();
         if orderly {
@@ -67,7 +70,10 @@ async fn kept_plans_find_rows_by_index() {
     let db = Database::connect(&SecretUrl::new(&fixture.url), 1)
         .await
         .unwrap();
-    let epoch = db.take_leadership("one").await.unwrap();
+    let epoch = db
+        .take_leadership("one", scitq_shared::ids::Epoch(0))
+        .await
+        .unwrap();
     // Making an index reads its table, too.
     let mut conn = AsyncPgConnection::establish(&fixture.url).await.unwrap();
     let made = soon(async {

@@ -54,7 +54,7 @@ pub async fn servers_start_at_once(fixture: &Fixture) {
             soon(start)
                 .await
                 .unwrap()
-                .take_leadership("one")
+                .take_leadership("one", scitq_shared::ids::Epoch(0))
                 .await
                 .unwrap()
                 .0,
@@ -96,7 +96,13 @@ pub async fn dropped_calls_leave_nothing_open(fixture: &Fixture) {
         .await;
         soon(fixture.db.return_all_dispatches(epoch)).await.unwrap();
     }
-    soon(fixture.db.take_leadership("again")).await.unwrap();
+    soon(
+        fixture
+            .db
+            .take_leadership("again", scitq_shared::ids::Epoch(0)),
+    )
+    .await
+    .unwrap();
     // The last submissions may still be on their way.
     let total = async || fixture.db.batch("Default").await.unwrap().unwrap().total;
     soon(async {

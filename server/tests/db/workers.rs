@@ -13,7 +13,7 @@ use scitq_shared::worker::DesiredState;
 use crate::fixture::{DEADLINE, Fixture, batch};
 use crate::projector::{Attempt, apply, project};
 
-fn hello(batch_name: &str, concurrency: u16) -> Hello {
+pub fn hello(batch_name: &str, concurrency: u16) -> Hello {
     Hello {
         boots: 1,
         hostname: "host\0".to_owned(),
@@ -200,13 +200,21 @@ pub async fn silence_and_return(fixture: &Fixture) {
             .unwrap(),
         []
     );
-    fixture.db.farewell(epoch, &name("w1"), two).await.unwrap();
+    fixture
+        .db
+        .farewell(epoch, &name("w1"), two, true)
+        .await
+        .unwrap();
     assert_eq!(
         status("w1").await,
         "running",
         "another incarnation said goodbye"
     );
-    fixture.db.farewell(epoch, &name("w1"), one).await.unwrap();
+    fixture
+        .db
+        .farewell(epoch, &name("w1"), one, true)
+        .await
+        .unwrap();
     assert_eq!(status("w1").await, "offline");
     assert_eq!(
         fixture.db.batch("Default").await.unwrap().unwrap().workers,
@@ -292,7 +300,7 @@ pub async fn capacity(fixture: &Fixture) {
     let gone = greet(fixture, epoch, "gone").await;
     fixture
         .db
-        .farewell(epoch, &name("gone"), gone)
+        .farewell(epoch, &name("gone"), gone, true)
         .await
         .unwrap();
     let away = WorkerChange {

@@ -59,6 +59,9 @@ pub enum WorkerEvent {
     Goodbye {
         /// Why, in words.
         reason: String,
+        /// Attempts that its directory still keeps for the server.
+        #[serde(default)]
+        kept: u32,
     },
     /// A delivery waits at the worker, staging or for a slot.
     Accepted(AttemptReport),
@@ -263,7 +266,7 @@ pub struct OutputMessage {
 
 /// The leader's own word in the queue of state events (`state.marker` in `scitq.events`): once it has read it back, it
 /// has read everything that was in the queue before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Marker {
     /// [`PROTOCOL_VERSION`] of the sender.
     pub version: u16,
@@ -271,6 +274,19 @@ pub struct Marker {
     pub epoch: Epoch,
     /// Which one.
     pub marker: uuid::Uuid,
+    /// Redelivered dispatches that the leader has taken out of a batch's queue. Whichever leader reads it takes them back,
+    /// for a start of theirs would have come before (D6).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub returned: Vec<ReturnedDispatch>,
+}
+
+/// A dispatch that came back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReturnedDispatch {
+    /// The dispatch.
+    pub dispatch: DispatchId,
+    /// Its task.
+    pub task: TaskId,
 }
 
 impl Marker {

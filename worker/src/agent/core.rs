@@ -274,6 +274,11 @@ impl Core {
         self.desired.is_none()
     }
 
+    /// How many attempts it holds that are not over.
+    pub fn held(&self) -> usize {
+        self.active.len()
+    }
+
     fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number

@@ -20,7 +20,7 @@ const MOST_PIECES: usize = 512;
 /// What is known about the output of all attempts that have some to send.
 #[derive(Debug)]
 pub(super) struct Book {
-    head_bytes: u64,
+    cap_bytes: u64,
     pages: Mutex<Pages>,
     something_to_send: Notify,
 }
@@ -71,9 +71,9 @@ pub(super) struct Piece {
 
 impl Progress {
     /// The next piece of it, if there is something to send.
-    fn piece(&self, head_bytes: u64) -> Option<(u64, u64)> {
+    fn piece(&self, cap_bytes: u64) -> Option<(u64, u64)> {
         let (offset, limit) = match self.end {
-            None => (self.next, self.written.min(head_bytes)),
+            None => (self.next, self.written.min(cap_bytes)),
             Some(StreamEnd { length, cut: None }) => (self.next, length),
             Some(StreamEnd { cut: Some(cut), .. }) if self.next < cut.from => (self.next, cut.from),
             Some(StreamEnd {
@@ -85,15 +85,15 @@ impl Progress {
         (bytes > 0).then_some((offset, bytes))
     }
 
-    fn is_done(&self, head_bytes: u64) -> bool {
-        self.end.is_some() && self.under_way.is_none() && self.piece(head_bytes).is_none()
+    fn is_done(&self, cap_bytes: u64) -> bool {
+        self.end.is_some() && self.under_way.is_none() && self.piece(cap_bytes).is_none()
     }
 }
 
 impl Book {
-    pub(super) fn new(head_bytes: u64) -> Self {
+    pub(super) fn new(cap_bytes: u64) -> Self {
         Self {
-            head_bytes,
+            cap_bytes,
             pages: Mutex::default(),
             something_to_send: Notify::new(),
         }
@@ -179,7 +179,7 @@ impl Book {
             let progress = &mut page.streams[stream];
             progress.queued = false;
             let Some((offset, bytes)) = progress
-                .piece(self.head_bytes)
+                .piece(self.cap_bytes)
                 .filter(|_| progress.under_way.is_none())
             else {
                 continue;
@@ -222,7 +222,7 @@ impl Book {
         let done = |page: &Page| {
             page.streams
                 .iter()
-                .all(|progress| progress.is_done(self.head_bytes))
+                .all(|progress| progress.is_done(self.cap_bytes))
         };
         if pages.attempts.get(&attempt).is_some_and(done) {
             pages.attempts.remove(&attempt);
@@ -243,7 +243,7 @@ impl Book {
         for (stream, progress) in page.streams.iter_mut().enumerate() {
             if !progress.queued
                 && progress.under_way.is_none()
-                && progress.piece(self.head_bytes).is_some()
+                && progress.piece(self.cap_bytes).is_some()
             {
                 progress.queued = true;
                 pages.ready.push_back((attempt, stream));
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn running_tasks_send_their_head_and_ended_ones_their_tail() {
-        let book = Book::new(500);
+        let book = Book::new(1000);
         let attempt = AttemptId::generate();
         book.grown(attempt, [5, 0]);
         assert_eq!(book.next_piece(), None, "not followed");
@@ -295,11 +295,11 @@ mod tests {
         book.grown(attempt, [100, 0]);
         assert_eq!(drain(&book), [(0, 100)]);
         book.grown(attempt, [10_000, 0]);
-        assert_eq!(drain(&book), [(100, 500)]);
+        assert_eq!(drain(&book), [(100, 1000)]);
         assert_eq!(book.close(attempt, [20_000, 0]), [20_000, 0]);
         assert!(!book.finish(attempt));
         let _ = book.send(&to_send(attempt, 20_000, 1000, None));
-        assert_eq!(drain(&book), [(19_500, 20_000)]);
+        assert_eq!(drain(&book), [(19_875, 20_000)]);
         assert!(book.finish(attempt) && book.lock().attempts.is_empty());
     }
 
@@ -358,7 +358,7 @@ mod tests {
         fn every_kept_byte_is_sent_once_whatever_is_refused(
             length in 0u64..3_000_000, cap in 0u64..2_000_000, grown in 0u64..3_000_000, refused in any::<u64>()
         ) {
-            let book = Book::new(scitq_shared::output::head_bytes(cap));
+            let book = Book::new(cap);
             let attempt = AttemptId::generate();
             book.follow(attempt, TASK);
             book.grown(attempt, [grown.min(length), 0]);

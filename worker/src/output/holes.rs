@@ -14,9 +14,9 @@ const BLOCK: u64 = 64 * 1024;
 /// The part of a stream of this length that no longer length brings back into what is kept, beyond what was given back
 /// before; none while that is little.
 pub(super) fn hole(length: u64, cap_bytes: u64, given_back_to: u64) -> Option<(u64, u64)> {
-    let head = scitq_shared::output::head_bytes(cap_bytes);
-    let from = head.max(given_back_to).next_multiple_of(BLOCK);
-    let to = length.saturating_sub(cap_bytes - head) / BLOCK * BLOCK;
+    let from = cap_bytes.max(given_back_to).next_multiple_of(BLOCK);
+    let tail = scitq_shared::output::tail_bytes(cap_bytes);
+    let to = length.saturating_sub(tail) / BLOCK * BLOCK;
     (to >= from.saturating_add(STEP)).then_some((from, to))
 }
 
@@ -37,11 +37,11 @@ mod tests {
     #[test]
     fn holes_lie_in_what_is_cut() {
         assert_eq!(hole(60 * MIB, 64 * MIB, 0), None);
-        assert_eq!(hole(79 * MIB, 64 * MIB, 0), None);
-        assert_eq!(hole(80 * MIB, 64 * MIB, 0), Some((32 * MIB, 48 * MIB)));
+        assert_eq!(hole(87 * MIB, 64 * MIB, 0), None);
+        assert_eq!(hole(88 * MIB, 64 * MIB, 0), Some((64 * MIB, 80 * MIB)));
         assert_eq!(
-            hole(1000 * MIB + 5, 64 * MIB, 48 * MIB),
-            Some((48 * MIB, 968 * MIB))
+            hole(1000 * MIB + 5, 64 * MIB, 80 * MIB),
+            Some((80 * MIB, 992 * MIB))
         );
         for length in [100 * MIB + 77, 5_000 * MIB + 1] {
             for cap in [0, 1, 3 * MIB + 1, 64 * MIB] {

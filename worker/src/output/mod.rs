@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use scitq_shared::ids::{AttemptId, TaskId};
-use scitq_shared::output::{Stream, head_bytes};
+use scitq_shared::output::Stream;
 
 use self::book::Book;
 pub(crate) use self::sender::Sender;
@@ -41,7 +41,7 @@ impl Output {
         let (watches, inotify) = watch::Watches::new()?;
         let output = Self {
             attempts: Arc::new(attempts),
-            book: Arc::new(Book::new(head_bytes(cap_bytes))),
+            book: Arc::new(Book::new(cap_bytes)),
             watches: Arc::new(watches),
             cap_bytes,
         };

@@ -413,7 +413,15 @@ async fn user_and_group_are_taken_where_the_worker_is_root() {
 async fn what_outlives_its_task_writes_into_no_other_tasks_output() {
     let site = Site::start(1, 0).await;
     // It leaves the process group, and so the reach of the worker; its output stays open.
-    let (first, _, _) = site.server.run(script("setsid sh -c 'echo $$ > ../pid; while ! test -e ../stop; do echo late; sleep 0.01; done' & while ! test -s ../pid; do sleep 0.01; done")).await;
+    // Its own directory is removed under it: it looks for the sign to stop by the whole path.
+    let (pid, stop) = (site.work().join("pid"), site.work().join("stop"));
+    let outliving = format!(
+        "setsid sh -c 'echo $$ > {0}; while ! test -e {1}; do echo late; sleep 0.01; done' & \
+         while ! test -s {0}; do sleep 0.01; done",
+        pid.display(),
+        stop.display()
+    );
+    let (first, _, _) = site.server.run(script(&outliving)).await;
     assert_eq!(first.outcome, Some(Outcome::Succeeded));
     for _ in 0..5 {
         let (_, stdout, stderr) = site.server.run(script("sleep 0.1; echo mine; ls")).await;
@@ -423,5 +431,14 @@ async fn what_outlives_its_task_writes_into_no_other_tasks_output() {
         );
         assert!(stderr.is_empty());
     }
-    std::fs::write(site.work().join("stop"), "").unwrap();
+    let process = format!("/proc/{}", std::fs::read_to_string(&pid).unwrap().trim());
+    std::fs::write(&stop, "").unwrap();
+    let gone = async {
+        while std::path::Path::new(&process).exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_mins(1), gone)
+        .await
+        .unwrap();
 }

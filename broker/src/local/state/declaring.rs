@@ -96,6 +96,25 @@ impl State {
         Ok(())
     }
 
+    pub(in crate::local) fn delete_idle_queue(
+        &mut self,
+        channel: ChannelId,
+        name: &str,
+    ) -> Result<(), BrokerError> {
+        self.channel(channel)?;
+        if !self.queue_names.contains_key(name) {
+            return Ok(());
+        }
+        let (id, queue) = self.usable_queue(channel, name)?;
+        let depth = queue.depth();
+        if depth.messages > 0 || depth.consumers > 0 {
+            let what = format!("queue '{name}' is not empty or in use");
+            return Err(self.fail(channel, BrokerError::PreconditionFailed { what }));
+        }
+        self.remove_queue(id);
+        Ok(())
+    }
+
     /// A queue that the channel may use; otherwise the channel ends.
     pub(super) fn usable_queue(
         &mut self,

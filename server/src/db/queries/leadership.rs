@@ -26,12 +26,20 @@ pub(super) async fn fence(conn: &mut Conn, epoch: Epoch) -> Result<(), DbError> 
     }
 }
 
-pub(in crate::db) async fn take_leadership(pool: &Pool, leader: &str) -> Result<Epoch, DbError> {
-    transaction!(pool, |conn| take(conn, leader))
+pub(in crate::db) async fn take_leadership(
+    pool: &Pool,
+    leader: &str,
+    later_than: Epoch,
+) -> Result<Epoch, DbError> {
+    transaction!(pool, |conn| take(conn, leader, later_than))
 }
 
-async fn take(conn: &mut Conn, leader: &str) -> Result<Epoch, DbError> {
-    let statement = Statement::new("UPDATE leadership SET epoch = epoch + 1, leader = ")
+async fn take(conn: &mut Conn, leader: &str, later_than: Epoch) -> Result<Epoch, DbError> {
+    let statement = Statement::new("UPDATE leadership SET epoch = 1 + CASE WHEN epoch < ")
+        .number(later_than.0)
+        .sql(" THEN ")
+        .number(later_than.0)
+        .sql(" ELSE epoch END, leader = ")
         .text(leader)
         .sql(", since = ")
         .sql(dialect::NOW)

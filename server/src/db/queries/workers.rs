@@ -106,7 +106,7 @@ async fn greet_once(
     create_batches(conn, std::iter::once(&desired.batch)).await?;
     let cores = i64::from(i32::try_from(hello.cores).unwrap_or(i32::MAX));
     let statement = if known.is_some() {
-        Statement::new("UPDATE worker SET status = CASE WHEN paused THEN 'paused' ELSE 'running' END, hostname = ")
+        Statement::new("UPDATE worker SET departed = false, status = CASE WHEN paused THEN 'paused' ELSE 'running' END, hostname = ")
             .text(&hello.hostname)
             .sql(", program_version = ")
             .text(&hello.program_version)
@@ -249,8 +249,15 @@ pub(in crate::db) async fn farewell(
     epoch: Epoch,
     worker: &WorkerName,
     incarnation: IncarnationId,
+    departed: bool,
 ) -> Result<(), DbError> {
-    transaction!(pool, |conn| farewell_once(conn, epoch, worker, incarnation))
+    transaction!(pool, |conn| farewell_once(
+        conn,
+        epoch,
+        worker,
+        incarnation,
+        departed
+    ))
 }
 
 async fn farewell_once(
@@ -258,9 +265,13 @@ async fn farewell_once(
     epoch: Epoch,
     worker: &WorkerName,
     incarnation: IncarnationId,
+    departed: bool,
 ) -> Result<(), DbError> {
     fence(conn, epoch).await?;
-    let statement = Statement::new("UPDATE worker SET status = 'offline', last_contact_at = ")
+    let departed = if departed { "true" } else { "false" };
+    let statement = Statement::new("UPDATE worker SET status = 'offline', departed = ")
+        .sql(departed)
+        .sql(", last_contact_at = ")
         .sql(dialect::NOW)
         .sql(" WHERE name = ")
         .text(worker.as_str())

@@ -58,6 +58,50 @@ async fn workers_go_on_while_the_server_is_away() {
 }
 
 #[tokio::test]
+async fn a_broker_that_lost_everything_loses_no_task() {
+    let rabbit = RabbitMq::start().await;
+    let database_url = Postgres::shared().await.database().await;
+    let setup = Setup::concurrency(2);
+    let mut system = Separate::at(rabbit.url(), database_url, setup.clone());
+    system.start_server();
+    system.ready().await;
+    system.start_worker(WORKER, &setup);
+    system.worker(WORKER, "running").await;
+    let gate = system.gate("broker wiped");
+    let file = system.directory().join("ran");
+    let script = format!(
+        "{}; echo $SCITQ_TASK_ID >> {}; echo out",
+        gate.before("true"),
+        file.display()
+    );
+    let series = vec![json!({"command": script, "shell": "sh"}); 300];
+    let tasks = system.submit(&json!(series)).await;
+    system.running(&tasks, 2).await;
+    // The window is in the broker, and some tasks wait outside.
+    eventually("a window with tasks beyond it", || async {
+        let batch = system.rest.get("/api/v1/batches/Default").await;
+        let counts = batch.expect(200)["tasks"].clone();
+        (counts["assigned"].as_u64() > Some(200) && counts["pending"].is_u64()).then_some(())
+    })
+    .await;
+    rabbit.wipe().await;
+    rabbit.restart().await;
+    gate.open();
+    system.succeeded(&tasks).await;
+    for task in &tasks {
+        assert_eq!(system.output(*task, "stdout").await, b"out\n");
+    }
+    let mut ran: Vec<i64> = std::fs::read_to_string(&file)
+        .expect("the file")
+        .lines()
+        .map(|line| line.parse().expect("an id"))
+        .collect();
+    ran.sort_unstable();
+    assert_eq!(ran, tasks, "each ran, and ran once");
+    system.counters_agree().await;
+}
+
+#[tokio::test]
 async fn a_killed_server_comes_back() {
     let setup = Setup {
         concurrency: 4,

@@ -8,6 +8,7 @@ on_both_pairs!(
     a_line_of_megabytes_is_kept,
     a_running_task_can_be_followed,
     parts_can_be_read,
+    all_up_to_the_cap_is_seen_while_the_task_runs,
     what_is_too_long_is_cut_in_the_middle,
     a_task_without_output_has_none,
 );
@@ -141,6 +142,24 @@ async fn parts_can_be_read(pair: Pair) {
     assert_eq!(problem["field"], "stream", "{problem}");
 }
 
+async fn all_up_to_the_cap_is_seen_while_the_task_runs(pair: Pair) {
+    let setup = Setup::default().with("SCITQ_WORKER_STREAM_CAP_BYTES", "1000");
+    let system = pair.start_with(setup).await;
+    let gate = system.gate("seen");
+    let script = format!("printf '%01000d' 7; {}; echo more", gate.before("true"));
+    let task = system.launch(["--shell", &script]).await;
+    let id = task.to_string();
+    let mut following = system
+        .ctl(["task", "output", &id, "--stdout", "--follow"])
+        .follow();
+    let whole = format!("{:01000}", 7);
+    following.expect(whole.as_bytes()).await;
+    assert_eq!(system.execution(task).await["status"], "running");
+    gate.open();
+    following.expect(b"more\n").await;
+    assert_eq!(following.end().await, Some(0));
+}
+
 async fn what_is_too_long_is_cut_in_the_middle(pair: Pair) {
     let setup = Setup::default().with("SCITQ_WORKER_STREAM_CAP_BYTES", "1001");
     let system = pair.start_with(setup).await;
@@ -149,7 +168,7 @@ async fn what_is_too_long_is_cut_in_the_middle(pair: Pair) {
         .await;
     system.succeeded(&[task]).await;
     let written: String = (1..=20_000).fold(String::new(), |text, n| text + &format!("{n}\n"));
-    let (from, to) = (501, written.len() - 500);
+    let (from, to) = (1001, written.len() - 125);
     let kept = format!("{}{}", &written[..from], &written[to..]);
     assert_eq!(
         String::from_utf8_lossy(&system.output(task, "stdout").await),
@@ -213,7 +232,7 @@ async fn a_gigabyte_takes_little_memory() {
     let task = system.launch(["--shell", &script]).await;
     system.succeeded(&[task]).await;
     let kept = system.output(task, "stdout").await;
-    assert_eq!(kept.len() as u64, CAP);
+    assert_eq!(kept.len() as u64, CAP + CAP / 8);
     let line = b"0123456789abcde\n";
     assert!(
         kept.chunks(line.len()).all(|part| part == line),
@@ -221,7 +240,7 @@ async fn a_gigabyte_takes_little_memory() {
     );
     let execution = system.execution(task).await;
     assert_eq!(execution["stdout_bytes"], LENGTH);
-    let cut = json!({"from": CAP / 2, "to": LENGTH - CAP / 2});
+    let cut = json!({"from": CAP, "to": LENGTH - CAP / 8});
     assert_eq!(execution["stdout_cut"], cut);
     let worker = system.worker_process(WORKER).peak_memory_bytes();
     let server = system.server().peak_memory_bytes();

@@ -195,12 +195,9 @@ impl Core {
 
     pub(super) fn publish_goodbye(&mut self, now: Now) {
         let reason = "the worker was told to end".to_owned();
-        self.publish(
-            now,
-            None,
-            Publication::Goodbye,
-            WorkerEvent::Goodbye { reason },
-        );
+        let kept = u32::try_from(self.ended.len() + self.released.len()).unwrap_or(u32::MAX);
+        let goodbye = WorkerEvent::Goodbye { reason, kept };
+        self.publish(now, None, Publication::Goodbye, goodbye);
     }
 
     /// Says again how far an attempt is, for a server that asks.

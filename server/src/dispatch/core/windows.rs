@@ -20,8 +20,10 @@ pub fn window_of(capacity: Capacity) -> usize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Window {
     size: usize,
-    /// Dispatches in the queue, as last counted by the database and lowered by what was accepted since.
+    /// Dispatches not accepted, as last counted by the database and lowered by what was accepted since.
     assigned: usize,
+    /// Those of them whose whereabouts are not known: they do not fill the window (D12).
+    outside: usize,
     /// True when the database may have pending tasks.
     pending: bool,
     /// True when the batch is to be looked at whatever its fill.
@@ -89,16 +91,26 @@ impl Windows {
         }
     }
 
-    /// The batches to refill now, with the sizes of their windows.
+    /// So many dispatches of a batch are not in its queue and with no worker for certain.
+    pub fn outside(&mut self, batch: &BatchName, dispatches: usize) {
+        if let Some(window) = self.batches.get_mut(batch) {
+            // Their places are free now.
+            window.urgent |= dispatches > window.outside;
+            window.outside = dispatches;
+        }
+    }
+
+    /// The batches to refill now, with how many dispatches they may have.
     ///
     /// New pending tasks and new room by workers are used at once; room by acceptance is used when a quarter of the
     /// window is free, so that a busy series costs one transaction for many tasks and not one for each.
     pub fn due(&self) -> Vec<(BatchName, usize)> {
         let due = self.batches.iter().filter(|(_, window)| {
-            let low = window.assigned <= window.size - window.size / 4;
-            window.pending && window.assigned < window.size && (window.urgent || low)
+            let filled = window.assigned.saturating_sub(window.outside);
+            let low = filled <= window.size - window.size / 4;
+            window.pending && filled < window.size && (window.urgent || low)
         });
-        due.map(|(batch, window)| (batch.clone(), window.size))
+        due.map(|(batch, window)| (batch.clone(), window.size + window.outside))
             .collect()
     }
 
@@ -108,6 +120,29 @@ impl Windows {
         self.batches
             .get(batch)
             .is_some_and(|window| window.assigned > 0 && window.pending && window.size > 0)
+    }
+
+    /// The batches that have dispatches.
+    pub fn with_dispatches(&self) -> BTreeSet<BatchName> {
+        let some = self
+            .batches
+            .iter()
+            .filter(|(_, window)| window.assigned > 0);
+        some.map(|(batch, _)| batch.clone()).collect()
+    }
+
+    /// True when a batch has dispatches.
+    pub fn has_dispatches(&self, batch: &BatchName) -> bool {
+        self.batches
+            .get(batch)
+            .is_some_and(|window| window.assigned > 0)
+    }
+
+    /// True when a batch has neither work nor workers.
+    pub fn is_over(&self, batch: &BatchName) -> bool {
+        self.batches
+            .get(batch)
+            .is_none_or(|window| window.size == 0 && window.assigned == 0 && !window.pending)
     }
 
     /// The batches that have workers.

@@ -1,0 +1,211 @@
+//! What the core is told and what it asks for: plain values, so that a simulation can stand in for database and broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use scitq_shared::ids::{DispatchId, TaskId};
+use scitq_shared::names::{BatchName, WorkerName};
+use scitq_shared::worker::DesiredState;
+
+use crate::db::{BatchLoad, Capacity};
+
+/// A marker of this dispatcher in the state queue; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MarkerNumber(pub u64);
+
+/// Which dispatches the database is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// All that are not accepted.
+    All,
+    /// Whether these are still not accepted, for they may be missing.
+    Suspects(Vec<DispatchId>),
+    /// Whether these are still not accepted, for workers were asked about them.
+    Asked(Vec<DispatchId>),
+}
+
+/// What the core is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The term begins; this is what the database holds.
+    Loaded {
+        /// By batch, those with anything pending or assigned.
+        loads: Vec<(BatchName, BatchLoad)>,
+    },
+    /// The workers that there are; batches not named have none.
+    Workers {
+        /// By batch.
+        capacities: Vec<(BatchName, Capacity)>,
+    },
+    /// Workers came, went or changed.
+    WorkersChanged,
+    /// A worker is to be told what is wanted of it, once its batch's queue is there.
+    Greeted {
+        /// The worker.
+        worker: WorkerName,
+        /// What is wanted.
+        desired: DesiredState,
+    },
+    /// These batches have newly pending tasks.
+    Pending {
+        /// The batches.
+        batches: BTreeSet<BatchName>,
+    },
+    /// Dispatches were accepted or came back.
+    Room {
+        /// How many, by batch.
+        room: BTreeMap<BatchName, usize>,
+    },
+    /// What a claim came to: so many dispatches are committed and given to the broker.
+    Claimed {
+        /// The batch.
+        batch: BatchName,
+        /// How many; each is answered by `Confirmed` or `Refused`.
+        dispatches: usize,
+        /// Dispatches of the batch that are not accepted, these included.
+        assigned: usize,
+        /// True when more tasks are pending.
+        pending_left: bool,
+    },
+    /// The broker has a dispatch.
+    Confirmed {
+        /// Its batch.
+        batch: BatchName,
+    },
+    /// The broker certainly does not have a dispatch.
+    Refused {
+        /// Its batch.
+        batch: BatchName,
+        /// Its task.
+        task: TaskId,
+        /// The dispatch.
+        dispatch: DispatchId,
+    },
+    /// Dispatches were committed as returned, and have left the window.
+    Returned {
+        /// Their batch.
+        batch: BatchName,
+        /// How many.
+        dispatches: usize,
+    },
+    /// Answer to [`Effect::Compare`].
+    Compared {
+        /// The batch.
+        batch: BatchName,
+        /// True when a pending task is more urgent than one in the queue.
+        overtaken: bool,
+    },
+    /// Answer to [`Effect::Withdraw`]: the queue is empty.
+    Withdrawn {
+        /// The batch.
+        batch: BatchName,
+        /// How many messages were taken back.
+        dispatches: usize,
+    },
+    /// Answer to [`Effect::Count`].
+    Counted {
+        /// The batch.
+        batch: BatchName,
+        /// The oldest dispatches, as many as there are more of that age than messages in the queue.
+        surplus: Vec<DispatchId>,
+    },
+    /// Answer to [`Effect::List`].
+    Listed {
+        /// The batch.
+        batch: BatchName,
+        /// What was asked.
+        question: Question,
+        /// Those that are not accepted.
+        unstarted: Vec<(TaskId, DispatchId)>,
+        /// All workers that may have got them.
+        workers: BTreeSet<WorkerName>,
+    },
+    /// A worker has none of these dispatches, and will not start any of them (D4).
+    Absent {
+        /// The worker.
+        worker: WorkerName,
+        /// The dispatches.
+        dispatches: Vec<DispatchId>,
+    },
+    /// Everything that was in the state queue before this marker has been applied.
+    MarkerRead {
+        /// The marker.
+        marker: MarkerNumber,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Read what workers there are.
+    LoadWorkers,
+    /// Make sure that the queue of a batch is there.
+    Declare {
+        /// The batch.
+        batch: BatchName,
+    },
+    /// Delete the queue of a batch, if it is empty and nobody consumes it.
+    DeleteQueue {
+        /// The batch.
+        batch: BatchName,
+    },
+    /// Tell a worker what is wanted of it.
+    Welcome {
+        /// The worker.
+        worker: WorkerName,
+        /// What is wanted.
+        desired: DesiredState,
+    },
+    /// Commit dispatches until so many are not accepted, and publish them.
+    Claim {
+        /// The batch.
+        batch: BatchName,
+        /// How many.
+        window: usize,
+    },
+    /// Ask the database whether a pending task is more urgent than one that is dispatched.
+    Compare {
+        /// The batch.
+        batch: BatchName,
+    },
+    /// Take everything out of a queue: commit it as returned, then ack it.
+    Withdraw {
+        /// The batch.
+        batch: BatchName,
+    },
+    /// Compare the number of dispatches of at least this age with the depth of the queue.
+    Count {
+        /// The batch.
+        batch: BatchName,
+        /// From which age they count.
+        age: Duration,
+    },
+    /// Ask the database which dispatches are not accepted.
+    List {
+        /// The batch.
+        batch: BatchName,
+        /// Which.
+        question: Question,
+    },
+    /// Tell a worker to give dispatches back or to say that it does not have them.
+    Revoke {
+        /// The worker.
+        worker: WorkerName,
+        /// The dispatches.
+        dispatches: Vec<DispatchId>,
+    },
+    /// Publish a marker to the state queue.
+    Marker {
+        /// Which.
+        marker: MarkerNumber,
+    },
+    /// Commit dispatches as returned: they are certainly not with the broker nor with any worker.
+    Return {
+        /// Their batch.
+        batch: BatchName,
+        /// The dispatches.
+        dispatches: Vec<(TaskId, DispatchId)>,
+    },
+}

@@ -1,0 +1,687 @@
+//! A worker's machine: its agent around the real core, its state directory, its processes, and its connection.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use rand::Rng as _;
+use scitq_shared::definition::TaskDefinition;
+use scitq_shared::execution::{Exit, FailureReason, Outcome};
+use scitq_shared::ids::{AttemptId, IncarnationId, Revision, TaskId};
+use scitq_shared::names::WorkerName;
+use scitq_shared::protocol::AttemptReport;
+use scitq_shared::worker::DesiredState;
+use scitq_worker::agent::core::{
+    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Execution, Identity,
+    Input, Now, Place, PublicationNumber, Recovered, Rules,
+};
+
+use crate::broker::{Body, Client, ConnectionId, Reply, Request};
+use crate::database::wall;
+use crate::mutant::Mutant;
+use crate::world::{Event, World};
+
+/// Bytes that every process prints.
+const OUTPUT: u64 = 10;
+
+/// What is kept of an attempt on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Journal {
+    report: AttemptReport,
+    definition: TaskDefinition,
+    started: bool,
+    end: Option<AttemptEnd>,
+    /// It is to be killed as soon as it has started.
+    kill: Option<Outcome>,
+}
+
+/// What survives the agent.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    incarnation: IncarnationId,
+    boots: u32,
+    desired: Option<DesiredState>,
+    pub(crate) attempts: BTreeMap<AttemptId, Journal>,
+}
+
+/// A running process.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    task: TaskId,
+    code: i32,
+}
+
+/// An agent that lives.
+struct Agent {
+    core: Core,
+    born: Duration,
+    connection: Option<ConnectionId>,
+    deliveries: Option<ChannelNumber>,
+    /// The consumer that is asked for and not answered yet.
+    opening: Option<ConsumerNumber>,
+    tags: BTreeMap<DeliveryNumber, u64>,
+    numbers: u64,
+    outstanding: BTreeMap<PublicationNumber, Option<ChannelNumber>>,
+    outputs: BTreeSet<AttemptId>,
+    wakes_at: Option<Duration>,
+}
+
+/// A worker.
+pub(crate) struct Worker {
+    pub(crate) name: WorkerName,
+    initial: DesiredState,
+    pub(crate) disk: Disk,
+    agent: Option<Agent>,
+    /// Counts agents; what is for an earlier one is void.
+    boot: u64,
+    stopped_until: Duration,
+    clock_offset: Duration,
+    processes: BTreeMap<AttemptId, Process>,
+    first_seen: BTreeMap<TaskId, Revision>,
+}
+
+impl Worker {
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        self.agent.as_ref()?.connection
+    }
+
+    pub(crate) fn is_stopped(&self, now: Duration) -> Option<Duration> {
+        Some(self.stopped_until).filter(|until| now < *until)
+    }
+
+    /// Attempts that its agent holds.
+    pub(crate) fn held(&self) -> usize {
+        self.agent.as_ref().map_or(0, |agent| agent.core.held())
+    }
+}
+
+impl World {
+    pub(crate) fn new_worker(&mut self, index: usize) -> Worker {
+        let initial = DesiredState {
+            version: 0,
+            batch: self.any_batch(),
+            concurrency: self.random.random_range(1..=3),
+            prefetch: self.random.random_range(0..=2),
+            paused: false,
+        };
+        Worker {
+            #[expect(clippy::unwrap_used, reason = "w0 is a name")]
+            name: WorkerName::new(format!("w{index}")).unwrap(),
+            initial,
+            disk: self.new_disk(),
+            agent: None,
+            boot: 0,
+            stopped_until: Duration::ZERO,
+            clock_offset: Duration::ZERO,
+            processes: BTreeMap::new(),
+            first_seen: BTreeMap::new(),
+        }
+    }
+
+    fn new_disk(&mut self) -> Disk {
+        Disk {
+            incarnation: IncarnationId(self.uuid()),
+            boots: 0,
+            desired: None,
+            attempts: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn worker_starts(&mut self, index: usize) {
+        if self.workers[index].agent.is_some() {
+            return;
+        }
+        let recovered = self.recover(index);
+        let worker = &mut self.workers[index];
+        worker.boot += 1;
+        worker.disk.boots += 1;
+        let identity = Identity {
+            worker: worker.name.clone(),
+            incarnation: worker.disk.incarnation,
+            boots: worker.disk.boots,
+            hostname: "host".to_owned(),
+            program_version: "0".to_owned(),
+            cores: 4,
+            memory_bytes: 1,
+        };
+        let rules = Rules {
+            initial: worker.initial.clone(),
+            stream_cap_bytes: 1000,
+            heartbeat_every: Duration::from_secs(5),
+            ack_after: Duration::from_secs(20),
+            accept_after: Duration::from_secs(1),
+            queue_retry: (Duration::from_secs(1), Duration::from_secs(30)),
+            farewell: Duration::from_secs(8),
+        };
+        let core = Core::new(identity, rules, worker.disk.desired.clone(), recovered);
+        worker.agent = Some(Agent {
+            core,
+            born: self.now,
+            connection: None,
+            deliveries: None,
+            opening: None,
+            tags: BTreeMap::new(),
+            numbers: 0,
+            outstanding: BTreeMap::new(),
+            outputs: BTreeSet::new(),
+            wakes_at: None,
+        });
+        let boot = worker.boot;
+        self.tell(index, Input::Tick);
+        let delay = self.milliseconds(1..100);
+        self.at(delay, Event::WorkerConnects(index, boot));
+    }
+
+    /// What an agent makes of what it finds: nothing is left running.
+    fn recover(&mut self, index: usize) -> Vec<Recovered> {
+        let now = self.now;
+        let worker = &mut self.workers[index];
+        for (attempt, process) in std::mem::take(&mut worker.processes) {
+            self.ledger.gone(process.task, attempt);
+        }
+        let mut recovered = Vec::new();
+        for journal in worker.disk.attempts.values_mut() {
+            if journal.started && journal.end.is_none() {
+                let outcome = Outcome::Failed {
+                    reason: FailureReason::AgentRestarted,
+                    detail: "restarted".to_owned(),
+                };
+                journal.end = Some(end(now, None, outcome));
+            }
+            recovered.push(Recovered {
+                report: journal.report.clone(),
+                end: journal.end.clone(),
+            });
+        }
+        recovered
+    }
+
+    /// The agent is gone at once; its processes go on.
+    pub(crate) fn agent_dies(&mut self, index: usize) -> bool {
+        let Some(agent) = self.workers[index].agent.take() else {
+            return false;
+        };
+        if let Some(id) = agent.connection {
+            let notices = self.milliseconds(0..200);
+            self.at(notices, Event::BrokerNotices(id));
+        }
+        true
+    }
+
+    /// The machine is gone with everything on it, and another one takes its name.
+    pub(crate) fn machine_dies(&mut self, index: usize) -> bool {
+        let died = self.agent_dies(index);
+        let disk = self.new_disk();
+        let worker = &mut self.workers[index];
+        for (attempt, process) in std::mem::take(&mut worker.processes) {
+            self.ledger.gone(process.task, attempt);
+        }
+        let old = std::mem::replace(&mut worker.disk, disk);
+        for (attempt, journal) in &old.attempts {
+            self.ledger.forgotten(journal.report.task, *attempt);
+        }
+        died
+    }
+
+    pub(crate) fn stop_worker(&mut self, index: usize, until: Duration) {
+        self.workers[index].stopped_until = until;
+    }
+
+    pub(crate) fn move_clock(&mut self, index: usize, by: Duration) {
+        self.workers[index].clock_offset = by;
+    }
+
+    pub(crate) fn drain_worker(&mut self, index: usize) -> bool {
+        let lives = self.workers[index].agent.is_some();
+        self.tell(index, Input::Drain);
+        lives
+    }
+
+    pub(crate) fn worker_connects(&mut self, index: usize, boot: u64) {
+        if let Some(until) = self.workers[index].is_stopped(self.now) {
+            return self.schedule(until, Event::WorkerConnects(index, boot));
+        }
+        let worker = &self.workers[index];
+        let waits = worker
+            .agent
+            .as_ref()
+            .is_some_and(|agent| agent.connection.is_none());
+        if worker.boot != boot || !waits {
+            return;
+        }
+        let name = worker.name.clone();
+        let connection = self.broker.connect(Client::Worker(index), self.now);
+        let connection = connection.filter(|id| {
+            let owns = self.broker.own_control_queue(*id, &name);
+            if !owns {
+                self.broker.disconnect(*id);
+            }
+            owns
+        });
+        if connection.is_none() {
+            let delay = self.milliseconds(200..2000);
+            return self.at(delay, Event::WorkerConnects(index, boot));
+        }
+        let outputs = match &mut self.workers[index].agent {
+            Some(agent) => {
+                agent.connection = connection;
+                agent.outputs.clone()
+            }
+            None => return,
+        };
+        self.tell(index, Input::LinkUp);
+        for attempt in outputs {
+            self.worker_sends(index, Request::Output(attempt));
+        }
+    }
+
+    pub(crate) fn worker_notices(&mut self, index: usize, id: ConnectionId) {
+        if self.workers[index].connection() == Some(id) {
+            self.drop_link(index);
+        }
+    }
+
+    fn drop_link(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        let boot = worker.boot;
+        let Some(agent) = &mut worker.agent else {
+            return;
+        };
+        if let Some(id) = agent.connection.take() {
+            let notices = self.milliseconds(0..100);
+            self.at(notices, Event::BrokerNotices(id));
+        }
+        if let Some(agent) = &mut self.workers[index].agent {
+            agent.deliveries = None;
+            agent.opening = None;
+            agent.tags.clear();
+            agent.outstanding.clear();
+        }
+        self.tell(index, Input::LinkDown);
+        let delay = self.milliseconds(100..1000);
+        self.at(delay, Event::WorkerConnects(index, boot));
+    }
+
+    pub(crate) fn worker_wakes(&mut self, index: usize, boot: u64) {
+        if let Some(until) = self.workers[index].is_stopped(self.now) {
+            return self.schedule(until, Event::WorkerWakes(index, boot));
+        }
+        let now = self.now;
+        let worker = &mut self.workers[index];
+        if worker.boot != boot {
+            return;
+        }
+        if let Some(agent) = &mut worker.agent
+            && agent.wakes_at.take_if(|at| *at <= now).is_some()
+        {
+            self.tell(index, Input::Tick);
+        }
+    }
+
+    fn worker_sends(&mut self, index: usize, request: Request) {
+        if let Some(id) = self.workers[index].connection() {
+            self.send(id, request);
+        }
+    }
+
+    pub(crate) fn worker_hears(&mut self, index: usize, reply: Reply) {
+        let Some(agent) = &mut self.workers[index].agent else {
+            return;
+        };
+        match reply {
+            Reply::Confirmed(publication) => {
+                if agent.outstanding.remove(&publication).is_some() {
+                    let stored = true;
+                    self.tell(
+                        index,
+                        Input::Confirmed {
+                            publication,
+                            stored,
+                        },
+                    );
+                }
+            }
+            Reply::OutputConfirmed(attempt) => {
+                if agent.outputs.remove(&attempt) {
+                    self.tell(index, Input::OutputSent { attempt });
+                }
+            }
+            Reply::Control(message) => self.tell(index, Input::Control(*message)),
+            Reply::ConsumeOk { channel, consumer } => {
+                if agent.deliveries == Some(channel) {
+                    agent.opening = None;
+                    self.tell(index, Input::Consuming { consumer, channel });
+                }
+            }
+            Reply::ConsumeFailed { channel, consumer } => {
+                if agent.deliveries == Some(channel) {
+                    agent.opening = Some(consumer);
+                    self.channel_gone(index, channel);
+                }
+            }
+            Reply::CancelOk(consumer) => self.tell(index, Input::Cancelled { consumer }),
+            Reply::ConsumerEnded { channel, consumer } => {
+                if agent.deliveries == Some(channel) {
+                    self.tell(index, Input::ConsumerEnded { consumer });
+                }
+            }
+            Reply::ChannelClosed(channel) => {
+                if agent.deliveries == Some(channel) {
+                    self.channel_gone(index, channel);
+                }
+            }
+            Reply::Delivery {
+                channel,
+                consumer,
+                tag,
+                message,
+            } => {
+                let Body::Task(task) = message.body else {
+                    return;
+                };
+                if agent.deliveries != Some(channel) {
+                    return;
+                }
+                agent.numbers += 1;
+                let delivery = DeliveryNumber(agent.numbers);
+                agent.tags.insert(delivery, tag);
+                let attempt = AttemptId(self.uuid());
+                let place = Place {
+                    channel,
+                    consumer,
+                    delivery,
+                };
+                let redelivered = message.redelivered;
+                self.tell(
+                    index,
+                    Input::Delivered {
+                        place,
+                        redelivered,
+                        content: Ok(task),
+                        attempt,
+                    },
+                );
+            }
+            Reply::TaskAnswered { .. } => {}
+        }
+    }
+
+    fn channel_gone(&mut self, index: usize, channel: ChannelNumber) {
+        let Some(agent) = &mut self.workers[index].agent else {
+            return;
+        };
+        agent.deliveries = None;
+        agent.tags.clear();
+        let outstanding: Vec<PublicationNumber> = agent
+            .outstanding
+            .extract_if(.., |_, on| *on == Some(channel))
+            .map(|(publication, _)| publication)
+            .collect();
+        let opening = agent.opening.take();
+        self.tell(index, Input::ChannelClosed { channel });
+        // Whoever waits for a consumer on it hears that it fails.
+        if let Some(consumer) = opening {
+            self.tell(index, Input::ConsumeFailed { consumer });
+        }
+        for publication in outstanding {
+            let stored = false;
+            self.tell(
+                index,
+                Input::Confirmed {
+                    publication,
+                    stored,
+                },
+            );
+        }
+    }
+
+    /// Tells the core something, does what it answers, and so on until it has nothing more to say.
+    fn tell(&mut self, index: usize, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let now = self.now;
+            let worker = &mut self.workers[index];
+            let Some(agent) = &mut worker.agent else {
+                return;
+            };
+            let moment = Now {
+                elapsed: now.saturating_sub(agent.born),
+                wall: wall(now + worker.clock_offset),
+            };
+            for effect in agent.core.handle(moment, input) {
+                self.perform(index, effect, &mut inputs);
+            }
+        }
+        self.set_alarm(index);
+    }
+
+    fn set_alarm(&mut self, index: usize) {
+        let worker = &mut self.workers[index];
+        let boot = worker.boot;
+        let Some(agent) = &mut worker.agent else {
+            return;
+        };
+        let Some(deadline) = agent.core.next_deadline() else {
+            return;
+        };
+        // The real clock is never exactly on time either.
+        let at = (agent.born + deadline).max(self.now) + Duration::from_millis(1);
+        if agent.wakes_at.is_none_or(|set| at < set) {
+            agent.wakes_at = Some(at);
+            self.schedule(at, Event::WorkerWakes(index, boot));
+        }
+    }
+
+    fn perform(&mut self, index: usize, effect: Effect, inputs: &mut VecDeque<Input>) {
+        let Some(agent) = &mut self.workers[index].agent else {
+            return;
+        };
+        match effect {
+            Effect::Publish {
+                publication,
+                on,
+                message,
+            } => {
+                if on.is_some() && agent.deliveries != on {
+                    inputs.push_back(Input::Confirmed {
+                        publication,
+                        stored: false,
+                    });
+                    return;
+                }
+                if self.mutant == Some(Mutant::StartsUnconfirmed)
+                    && message.event.kind() == "started"
+                {
+                    inputs.push_back(Input::Confirmed {
+                        publication,
+                        stored: true,
+                    });
+                } else {
+                    agent.outstanding.insert(publication, on);
+                }
+                let request = Request::State {
+                    publication,
+                    on,
+                    message,
+                };
+                self.worker_sends(index, request);
+            }
+            Effect::Beat(heartbeat) => self.worker_sends(index, Request::Beat(heartbeat)),
+            Effect::Ack(place) => self.settle_delivery(index, place, false),
+            Effect::Reject(place) => self.settle_delivery(index, place, true),
+            Effect::Consume {
+                consumer,
+                batch,
+                qos,
+            } => {
+                let channel = *agent.deliveries.get_or_insert_with(|| {
+                    agent.numbers += 1;
+                    ChannelNumber(agent.numbers)
+                });
+                agent.opening = Some(consumer);
+                let request = Request::Consume {
+                    channel,
+                    consumer,
+                    batch,
+                    qos: qos.get(),
+                };
+                self.worker_sends(index, request);
+            }
+            Effect::CancelConsumer { consumer } => {
+                if let Some(channel) = agent.deliveries {
+                    self.worker_sends(index, Request::Cancel { channel, consumer });
+                }
+            }
+            Effect::CloseChannel { channel } => {
+                if agent.deliveries == Some(channel) {
+                    self.worker_sends(index, Request::Close { channel });
+                    self.channel_gone(index, channel);
+                }
+            }
+            Effect::Reconnect { .. } => self.drop_link(index),
+            Effect::Execute(execution) => self.execute(index, *execution),
+            Effect::Kill { attempt, outcome } => self.kill(index, attempt, outcome),
+            Effect::SendOutput(output) => {
+                agent.outputs.insert(output.attempt);
+                self.worker_sends(index, Request::Output(output.attempt));
+            }
+            Effect::Discard { attempt } => {
+                agent.outputs.remove(&attempt);
+                self.workers[index].disk.attempts.remove(&attempt);
+            }
+            Effect::Persist(desired) => self.workers[index].disk.desired = Some(desired),
+            Effect::End => {
+                self.agent_dies(index);
+                let delay = self.milliseconds(500..20_000);
+                self.at(delay, Event::WorkerStarts(index));
+            }
+        }
+    }
+
+    fn settle_delivery(&mut self, index: usize, place: Place, reject: bool) {
+        let Some(agent) = &mut self.workers[index].agent else {
+            return;
+        };
+        if agent.deliveries != Some(place.channel) {
+            return;
+        }
+        if let Some(tag) = agent.tags.remove(&place.delivery) {
+            let channel = place.channel;
+            self.worker_sends(
+                index,
+                Request::Ack {
+                    channel,
+                    tag,
+                    reject,
+                },
+            );
+        }
+    }
+
+    fn execute(&mut self, index: usize, execution: Execution) {
+        let worker = &mut self.workers[index];
+        let attempt = execution.report.attempt;
+        let mut definition = execution.message.definition.clone();
+        let first = worker.first_seen.entry(execution.report.task);
+        let first = *first.or_insert(definition.revision);
+        if self.mutant == Some(Mutant::RunsOldRevisions) {
+            definition.revision = first;
+        }
+        let journal = Journal {
+            report: execution.report,
+            definition,
+            started: false,
+            end: None,
+            kill: None,
+        };
+        worker.disk.attempts.insert(attempt, journal);
+        let boot = worker.boot;
+        let delay = self.milliseconds(0..20);
+        self.at(delay, Event::Launch(index, boot, attempt));
+    }
+
+    /// The process is made, unless the agent has died in the last moment.
+    pub(crate) fn launch(&mut self, index: usize, boot: u64, attempt: AttemptId) {
+        if let Some(until) = self.workers[index].is_stopped(self.now) {
+            return self.schedule(until, Event::Launch(index, boot, attempt));
+        }
+        let worker = &mut self.workers[index];
+        if worker.boot != boot || worker.agent.is_none() {
+            return;
+        }
+        let Some(journal) = worker.disk.attempts.get_mut(&attempt) else {
+            return;
+        };
+        journal.started = true;
+        let (task, revision) = (journal.report.task, journal.definition.revision.0);
+        let kill = journal.kill.take();
+        let code = i32::from(self.random.random_ratio(1, 8));
+        worker.processes.insert(attempt, Process { task, code });
+        self.process_starts(task, attempt, revision);
+        // Many are short, some are longer than the early ack.
+        let longest = if self.random.random_ratio(1, 4) {
+            60_000
+        } else {
+            3_000
+        };
+        let lasts = self.milliseconds(1..longest);
+        self.at(lasts, Event::ProcessEnds(index, attempt));
+        if let Some(outcome) = kill {
+            self.kill(index, attempt, outcome);
+        }
+    }
+
+    pub(crate) fn process_ends(&mut self, index: usize, attempt: AttemptId) {
+        let worker = &mut self.workers[index];
+        let Some(process) = worker.processes.get(&attempt).copied() else {
+            return;
+        };
+        if let Some(until) = worker.is_stopped(self.now) {
+            // The process is gone; its agent learns of it later.
+            self.ledger.gone(process.task, attempt);
+            return self.schedule(until, Event::ProcessEnds(index, attempt));
+        }
+        worker.processes.remove(&attempt);
+        self.ledger.gone(process.task, attempt);
+        if worker.agent.is_none() {
+            return;
+        }
+        self.ledger.exited(process.task, attempt, process.code);
+        let exit = Exit::Code(process.code);
+        self.record(
+            index,
+            attempt,
+            end(self.now, Some(exit), Outcome::of_exit(exit)),
+        );
+    }
+
+    fn kill(&mut self, index: usize, attempt: AttemptId, outcome: Outcome) {
+        let worker = &mut self.workers[index];
+        if let Some(process) = worker.processes.remove(&attempt) {
+            self.ledger.gone(process.task, attempt);
+            let exit = Some(Exit::Signal(9));
+            self.record(index, attempt, end(self.now, exit, outcome));
+        } else if let Some(journal) = worker.disk.attempts.get_mut(&attempt)
+            && journal.end.is_none()
+        {
+            journal.kill = Some(outcome);
+        }
+    }
+
+    fn record(&mut self, index: usize, attempt: AttemptId, end: AttemptEnd) {
+        if let Some(journal) = self.workers[index].disk.attempts.get_mut(&attempt) {
+            journal.end = Some(end.clone());
+        }
+        self.tell(index, Input::ProcessEnded { attempt, end });
+    }
+}
+
+fn end(now: Duration, exit: Option<Exit>, outcome: Outcome) -> AttemptEnd {
+    AttemptEnd {
+        ended_at: wall(now),
+        exit,
+        outcome,
+        usage: None,
+        stdout_bytes: OUTPUT,
+        stderr_bytes: 0,
+    }
+}
