@@ -24,7 +24,7 @@ impl Yard {
         String::from_utf8(self.server.heard.lock().unwrap().text(attempt, stream)).unwrap()
     }
 
-    async fn starts(&self, task: TaskId) -> usize {
+    fn starts(&self, task: TaskId) -> usize {
         let heard = self.server.heard.lock().unwrap();
         let starts = heard.reports("started");
         starts.iter().filter(|report| report.task == task).count()
@@ -61,15 +61,14 @@ async fn a_task_goes_on_while_its_agent_is_killed_again_and_again() {
         "{usage:?}"
     );
     let lines = |word: &str| {
-        (1..=300)
-            .map(|i| format!("{word} {i}\n"))
-            .collect::<String>()
+        let lines: Vec<String> = (1..=300).map(|i| format!("{word} {i}\n")).collect();
+        lines.concat()
     };
     assert_eq!(yard.text(report.attempt, Stream::Stdout), lines("line"));
     assert_eq!(yard.text(report.attempt, Stream::Stderr), lines("error"));
     let effects = std::fs::read_to_string(yard.path("work/effects")).unwrap();
     assert_eq!(effects, format!("{task}\n"));
-    assert_eq!(yard.starts(task).await, 1);
+    assert_eq!(yard.starts(task), 1);
     std::fs::remove_file(yard.path("work/effects")).unwrap();
     yard.until_tidy(1).await;
     program.signal(Signal::TERM);
@@ -89,14 +88,14 @@ async fn what_runs_is_in_the_inventory_takes_its_slot_and_obeys_the_next_agent()
     program.kill().await;
     let program = yard.start(&[]);
     let hello = |heard: &Heard| {
-        let hellos = heard
+        let mut hellos = heard
             .events
             .iter()
             .filter_map(|message| match &message.event {
                 WorkerEvent::Hello(hello) if hello.boots == 2 => Some(hello.inventory.clone()),
                 _ => None,
             });
-        hellos.last()
+        hellos.next_back()
     };
     let inventory = yard.server.until("the second hello", hello).await;
     assert!(
@@ -162,7 +161,7 @@ async fn what_ended_without_an_agent_is_reported_as_it_ended() {
             "the time of its end, not of its report"
         );
         assert!(report.usage.is_some());
-        assert_eq!(yard.starts(*task).await, 1);
+        assert_eq!(yard.starts(*task), 1);
     }
     assert_eq!(yard.text(attempts[2], Stream::Stdout), "begun\nsaid\n");
     yard.until_tidy(1).await;

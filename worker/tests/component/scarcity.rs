@@ -33,16 +33,11 @@ impl MemoryCgroup {
             Some(line.rsplit_once(':')?.1.to_owned())
         };
         let version_1 = path_of(":memory:");
-        let (root, path, limit) = match &version_1 {
-            Some(path) => (
-                "/sys/fs/cgroup/memory",
-                path.clone(),
-                "memory.limit_in_bytes",
-            ),
-            None => {
-                let path = path_of("::").ok_or("no cgroups here")?;
-                ("/sys/fs/cgroup", path, "memory.max")
-            }
+        let (root, path, limit) = if let Some(path) = version_1 {
+            ("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+        } else {
+            let path = path_of("::").ok_or("no cgroups here")?;
+            ("/sys/fs/cgroup", path, "memory.max")
         };
         let parent = Path::new(root).join(path.trim_start_matches('/'));
         let group = Self(parent.join(format!("scitq-test-{}", std::process::id())));
@@ -313,6 +308,6 @@ async fn a_full_disk_of_work_directories_is_told_as_that() {
     let left = std::fs::read_dir(&work)
         .unwrap()
         .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().contains("-"));
+        .filter(|entry| entry.file_name().to_string_lossy().contains('-'));
     assert_eq!(left.count(), 0, "what could be made of it is removed");
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
-use scitq_e2e::{Embedded, Pair, Separate, Setup, System, WORKER, eventually};
+use scitq_e2e::{Embedded, Pair, Separate, Setup, Site, System, WORKER, eventually};
 use serde_json::json;
 
 on_both_pairs!(
@@ -26,6 +26,16 @@ async fn kill_and_start(system: &mut System) {
     }
 }
 
+/// Waits until a task has written this: one that is shown as running is announced, and not executed yet.
+async fn begun(system: &Site, task: i64, text: &str) {
+    let path = format!("/api/v1/tasks/{task}/output/stdout");
+    eventually("the task has begun", || async {
+        let output = system.rest.get(&path).await.text();
+        output.contains(text).then_some(())
+    })
+    .await;
+}
+
 async fn running_tasks_outlive_a_kill(pair: Pair) {
     let mut system = pair.start().await;
     let gate = system.gate("held");
@@ -36,7 +46,7 @@ async fn running_tasks_outlive_a_kill(pair: Pair) {
     let task = system
         .submit(&json!({"command": script, "shell": "sh"}))
         .await;
-    system.running(&task, 1).await;
+    begun(&system, task[0], "line 200").await;
     for _ in 0..2 {
         kill_and_start(&mut system).await;
         system.worker(WORKER, "running").await;
@@ -46,9 +56,9 @@ async fn running_tasks_outlive_a_kill(pair: Pair) {
     system.status(task[0], "failed").await;
     let execution = system.execution(task[0]).await;
     assert_eq!(execution["exit_code"], 3, "{execution}");
-    let expected: String = (1..=200).map(|i| format!("line {i}\n")).collect();
+    let lines: Vec<String> = (1..=200).map(|i| format!("line {i}\n")).collect();
     let output = system.output(task[0], "stdout").await;
-    assert_eq!(String::from_utf8_lossy(&output), expected + "after\n");
+    assert_eq!(String::from_utf8_lossy(&output), lines.concat() + "after\n");
     system.counters_agree().await;
 }
 
@@ -85,9 +95,11 @@ async fn an_upgrade_by_a_service_manager_leaves_tasks_running() {
     let mut system = Separate::start(setup.clone()).await;
     let gate = system.gate("held");
     let held = system
-        .submit(&json!({"command": gate.before("echo end")}))
+        .submit(
+            &json!({"command": format!("echo begun; {}", gate.before("echo end")), "shell": "sh"}),
+        )
         .await;
-    system.running(&held, 1).await;
+    begun(&system, held[0], "begun").await;
     system.stop_worker(WORKER).await;
     // Nothing of the task has changed for the server.
     system.running(&held, 1).await;
@@ -95,7 +107,7 @@ async fn an_upgrade_by_a_service_manager_leaves_tasks_running() {
     gate.open();
     system.succeeded(&held).await;
     system.execution(held[0]).await;
-    assert_eq!(system.output(held[0], "stdout").await, b"end\n");
+    assert_eq!(system.output(held[0], "stdout").await, b"begun\nend\n");
 }
 
 #[tokio::test]
@@ -103,9 +115,9 @@ async fn a_closed_terminal_takes_no_task_with_it() {
     let mut system = Embedded::start(Setup::default()).await;
     let gate = system.gate("held");
     let held = system
-        .submit(&json!({"command": gate.before("true") + "; echo $$; echo end", "shell": "sh"}))
+        .submit(&json!({"command": format!("echo $$; {}", gate.before("echo end")), "shell": "sh"}))
         .await;
-    system.running(&held, 1).await;
+    begun(&system, held[0], "\n").await;
     // A terminal that is closed hangs up on its programs.
     system.program().signal(Signal::HUP);
     assert_ne!(system.ended().await, Some(0));

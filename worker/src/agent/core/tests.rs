@@ -943,7 +943,7 @@ fn what_runs_on_is_adopted_with_its_slots() {
 
 #[test]
 fn a_drain_that_takes_too_long_leaves_what_runs() {
-    for (timeout, wait) in [(SECOND * 0, SECOND * 0), (SECOND * 30, SECOND * 30)] {
+    for (timeout, wait) in [(Duration::ZERO, Duration::ZERO), (SECOND * 30, SECOND * 30)] {
         let (mut drive, _, waiting) = holding(|rules| rules.drain_timeout = Some(timeout));
         let mut effects = drive.tell(Input::Drain);
         assert_eq!(releases(&effects), [(waiting, ReleaseReason::LessRoom)]);
