@@ -163,10 +163,20 @@ pub(crate) fn write(file: &mut File, step: &Step<'_>) -> io::Result<()> {
 
 /// Adds a step to a journal that is closed, on a line of its own whatever was before: a full disk may have cut it.
 pub(crate) fn append_apart(directory: &Path, step: &Step<'_>) -> io::Result<()> {
+    find(directory)?.0.write_all(&line_apart(step)?)
+}
+
+/// The same for a keeper, which has claimed it.
+pub(crate) fn append_claimed(directory: &Path, step: &Step<'_>) -> io::Result<()> {
+    let mut file = File::options().append(true).open(directory.join(CLAIMED))?;
+    file.write_all(&line_apart(step)?)
+}
+
+fn line_apart(step: &Step<'_>) -> io::Result<Vec<u8>> {
     let mut line = vec![b'\n'];
     serde_json::to_writer(&mut line, step)?;
     line.push(b'\n');
-    find(directory)?.0.write_all(&line)
+    Ok(line)
 }
 
 /// Takes an attempt for a keeper that executes it in the next moment. "Not found" when somebody else has it.

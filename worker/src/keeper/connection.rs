@@ -12,7 +12,7 @@ use scitq_shared::ids::AttemptId;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
-use super::frame::FrameReader;
+use super::frame::{FrameError, FrameReader};
 use super::message::{NotStarted, Order, Program, Word};
 use super::start::Sockets;
 use crate::attempt::journal::ProcessEnd;
@@ -223,7 +223,14 @@ impl Connection {
             reader.push(&buffer[..length]);
             let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
             while let Some(fields) = reader.next().map_err(invalid)? {
-                self.heard(Word::read(fields).map_err(invalid)?, &writer);
+                match Word::read(fields) {
+                    Ok(word) => self.heard(word, &writer),
+                    // Of a newer keeper.
+                    Err(FrameError::Kind(kind)) => {
+                        tracing::debug!(keeper = self.name, kind, "passed over a word");
+                    }
+                    Err(error) => return Err(invalid(error)),
+                }
             }
         }
     }
@@ -234,7 +241,6 @@ impl Connection {
             Word::Started { attempt, pid } => self.tell(attempt, Told::Started { pid }, false),
             Word::NotStarted { attempt, why } => self.tell(attempt, Told::NotStarted(why), true),
             Word::Ended { attempt, end } => self.tell(attempt, Told::Ended(end), true),
-            Word::Note { text } => tracing::warn!(keeper = self.name, text, "a keeper says"),
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! They may be of different versions: an agent that was upgraded speaks with the keeper of its predecessor until the
 //! last task there has ended. So everything but the start of a program keeps its form for good, and [`PROTOCOL`] is the
-//! version of that one order; an agent starts programs with a keeper of its own program only.
+//! version of that one order; an agent starts programs with a keeper of its own program only. A kind of message that one
+//! does not know is passed over.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -79,8 +80,6 @@ pub(super) enum Word {
     NotStarted { attempt: AttemptId, why: NotStarted },
     /// The process has ended and was waited for; the journal says so already, unless the disk was full.
     Ended { attempt: AttemptId, end: ProcessEnd },
-    /// Something for the agent's log.
-    Note { text: String },
 }
 
 const START: u8 = 1;
@@ -90,7 +89,6 @@ const HELLO: u8 = 65;
 const STARTED: u8 = 66;
 const NOT_STARTED: u8 = 67;
 const ENDED: u8 = 68;
-const NOTE: u8 = 69;
 
 impl Order {
     /// Appends it as a frame.
@@ -197,11 +195,6 @@ impl Word {
                 frame.bytes(&serde_json::to_vec(end).unwrap_or_default());
                 frame.end()
             }
-            Self::Note { text } => {
-                let mut frame = FrameWriter::new(into, NOTE);
-                frame.bytes(text.as_bytes());
-                frame.end()
-            }
         }
     }
 
@@ -243,9 +236,6 @@ impl Word {
                     .map_err(|_| FrameError::Content(kind))?;
                 Self::Ended { attempt, end }
             }
-            NOTE => Self::Note {
-                text: fields.text()?.to_owned(),
-            },
             other => return Err(FrameError::Kind(other)),
         };
         fields.end()?;
@@ -339,9 +329,6 @@ mod tests {
                 why: NotStarted::Execute(13),
             },
             Word::Ended { attempt, end },
-            Word::Note {
-                text: "f\u{fc}r".to_owned(),
-            },
         ]
     }
 

@@ -1,4 +1,4 @@
-//! The keeper's own life: one thread that waits for children, for its agent and for the next one.
+//! The keeper's own life: a thread that waits for children, for its agent and for the next one.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -35,7 +35,7 @@ pub(super) fn run(name: &OsStr) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let children = watch_children()?;
     let keeper = Keeper {
-        tasks: Tasks::new(Path::new(ATTEMPTS)),
+        tasks: Tasks::new(Path::new(ATTEMPTS))?,
         listener,
         children,
         program: own_program("/proc/self/exe")?,
@@ -158,7 +158,13 @@ impl Keeper {
                 .min();
             self.flush();
             let happened = self.wait(until.map(|until| until.saturating_duration_since(now)))?;
-            if happened.children {
+            if happened.starts {
+                for word in self.tasks.started() {
+                    self.say(&word);
+                }
+            }
+            // What was started may have ended before it was known.
+            if happened.children || happened.starts {
                 self.collect()?;
                 // Where an end could not be written down.
                 if record_at.is_none() && self.tasks.unrecorded().next().is_some() {
@@ -178,6 +184,7 @@ impl Keeper {
         let mut watched = vec![
             PollFd::new(&self.children, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.tasks.starts(), PollFlags::IN),
         ];
         if let Some(agent) = &self.agent {
             let mut wanted = PollFlags::IN;
@@ -199,7 +206,8 @@ impl Keeper {
         Ok(Happened {
             children: happened(0),
             newcomer: happened(1),
-            agent: happened(2),
+            starts: happened(2),
+            agent: happened(3),
         })
     }
 
@@ -242,14 +250,18 @@ impl Keeper {
             let Some(agent) = &mut self.agent else {
                 return Ok(());
             };
-            let order = match agent.reader.next()? {
-                Some(fields) => Order::read(fields)?,
+            let order = match agent.reader.next()?.map(Order::read) {
+                Some(Ok(order)) => order,
+                // Of a newer agent.
+                Some(Err(FrameError::Kind(_))) => continue,
+                Some(Err(error)) => return Err(error),
                 None => return Ok(()),
             };
             match order {
                 Order::Start(order) => {
-                    let word = self.tasks.start(&order);
-                    self.say(&word);
+                    if let Some(word) = self.tasks.start(order) {
+                        self.say(&word);
+                    }
                 }
                 Order::Signal { attempt, signal } => self.tasks.signal(attempt, signal),
                 Order::Leave => self.leaving = true,
@@ -322,5 +334,6 @@ impl Keeper {
 struct Happened {
     children: bool,
     newcomer: bool,
+    starts: bool,
     agent: bool,
 }

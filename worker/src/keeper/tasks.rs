@@ -1,10 +1,10 @@
-//! What runs under a keeper: claimed, started, ended, each written into the attempt's journal by the keeper itself.
+//! What runs under a keeper: started, ended, each written into the attempt's journal by the keeper itself.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::process::Signal;
 use scitq_shared::ids::AttemptId;
@@ -12,26 +12,23 @@ use scitq_shared::output::Stream;
 
 use super::message::{NotStarted, StartOrder, Word};
 use super::out_of_memory::{Before, Witness};
-use super::spawn::spawn;
+use super::spawners::{Spawned, Spawners};
 use super::wait::{EndedChild, ended_child, reap, signal_group};
 use crate::attempt::directory;
-use crate::attempt::journal::{self, ProcessEnd, ProcessIdentity, Step};
-use crate::machine;
-
-/// How much less than others the keeper is to be killed when memory runs out, where that may be said.
-const PROTECTED: &str = "-900";
+use crate::attempt::journal::{self, ProcessEnd, Step};
 
 /// The tasks of this keeper.
 #[derive(Debug)]
 pub(super) struct Tasks {
     attempts: PathBuf,
-    boot_id: String,
+    spawners: Spawners,
+    /// Being started, with the signal that is to be sent when they are.
+    starting: HashMap<AttemptId, Option<Signal>>,
     running: HashMap<i32, Running>,
     by_attempt: HashMap<AttemptId, i32>,
     /// Ends that could not be written into their journals (the disk is full): written later.
     unrecorded: BTreeMap<AttemptId, ProcessEnd>,
-    witness: Witness,
-    protection: Protection,
+    witness: Arc<Witness>,
 }
 
 #[derive(Debug)]
@@ -42,75 +39,87 @@ struct Running {
 
 impl Tasks {
     /// None yet; attempts are in this directory.
-    pub(super) fn new(attempts: &Path) -> Self {
-        Self {
+    pub(super) fn new(attempts: &Path) -> io::Result<Self> {
+        let witness = Arc::new(Witness::find());
+        Ok(Self {
             attempts: attempts.to_owned(),
-            boot_id: machine::boot_id(),
+            spawners: Spawners::new(attempts.to_owned(), Arc::clone(&witness))?,
+            starting: HashMap::new(),
             running: HashMap::new(),
             by_attempt: HashMap::new(),
             unrecorded: BTreeMap::new(),
-            witness: Witness::find(),
-            protection: Protection::take(),
-        }
+            witness,
+        })
     }
 
     /// True when nothing runs and every end is written down.
     pub(super) fn is_empty(&self) -> bool {
-        self.running.is_empty() && self.unrecorded.is_empty()
+        self.starting.is_empty() && self.running.is_empty() && self.unrecorded.is_empty()
     }
 
     /// Every attempt that an agent has to expect a word about.
     pub(super) fn attempts(&self) -> Vec<AttemptId> {
-        self.by_attempt
-            .keys()
-            .chain(self.unrecorded.keys())
-            .copied()
-            .collect()
+        let starting = self.starting.keys();
+        let all = starting.chain(self.by_attempt.keys());
+        all.chain(self.unrecorded.keys()).copied().collect()
     }
 
-    /// Claims an attempt and starts its program.
-    pub(super) fn start(&mut self, order: &StartOrder) -> Word {
+    /// Claims an attempt and starts its program, soon: see [`Tasks::started`]. A word if that is not possible.
+    pub(super) fn start(&mut self, order: StartOrder) -> Option<Word> {
         let attempt = order.attempt;
-        let not_started = |why| Word::NotStarted { attempt, why };
-        let directory = directory::of(&self.attempts, attempt);
-        let before = self.witness.before();
-        let [stdout, stderr] = [Stream::Stdout, Stream::Stderr]
-            .map(|stream| directory::stream_file(&directory, stream));
-        // From here on it counts as run, whatever happens: nobody else can claim it.
-        if let Err(error) = journal::claim(&directory) {
-            return not_started(NotStarted::Claim(number(&error)));
+        self.starting.insert(attempt, None);
+        match self.spawners.start(order) {
+            Ok(()) => None,
+            Err(error) => {
+                self.starting.remove(&attempt);
+                let number = error.raw_os_error().unwrap_or(libc::EAGAIN);
+                let why = NotStarted::Claim(number);
+                Some(Word::NotStarted { attempt, why })
+            }
         }
-        let earliest = machine::ticks_since_boot();
-        self.protection.lift();
-        let spawned = spawn(order, &stdout, &stderr);
-        self.protection.restore();
-        let pid = match spawned {
+    }
+
+    /// Readable when there is something in [`Tasks::started`].
+    pub(super) fn starts(&self) -> BorrowedFd<'_> {
+        self.spawners.as_fd()
+    }
+
+    /// Takes in what was started, or could not be.
+    pub(super) fn started(&mut self) -> Vec<Word> {
+        let spawned = self.spawners.spawned();
+        spawned.into_iter().map(|it| self.take_in(it)).collect()
+    }
+
+    fn take_in(&mut self, spawned: Spawned) -> Word {
+        let Spawned {
+            attempt,
+            before,
+            process,
+        } = spawned;
+        let signal = self.starting.remove(&attempt).flatten();
+        let pid = match process {
             Ok(pid) => pid,
-            Err(error) => return not_started(NotStarted::Execute(number(&error))),
+            Err(why) => return Word::NotStarted { attempt, why },
         };
-        let process = ProcessIdentity {
-            pid,
-            started_ticks: (earliest, machine::ticks_since_boot()),
-            boot_id: self.boot_id.clone(),
-        };
-        // Without it the process is found by its environment, should this keeper be killed.
-        let _ = journal::append_apart(&directory, &Step::Process(process));
         self.running.insert(pid, Running { attempt, before });
         self.by_attempt.insert(attempt, pid);
-        Word::Started {
-            attempt,
-            pid: u64::from(pid.unsigned_abs()),
+        if let Some(signal) = signal {
+            signal_group(pid, signal);
         }
+        let pid = u64::from(pid.unsigned_abs());
+        Word::Started { attempt, pid }
     }
 
     /// Sends a signal to the group of an attempt that runs.
-    pub(super) fn signal(&self, attempt: AttemptId, signal: i32) {
-        // What has not been waited for keeps its id: the group is certainly the attempt's own.
-        if let (Some(pid), Some(signal)) = (
-            self.by_attempt.get(&attempt),
-            Signal::from_named_raw(signal),
-        ) {
+    pub(super) fn signal(&mut self, attempt: AttemptId, signal: i32) {
+        let Some(signal) = Signal::from_named_raw(signal) else {
+            return;
+        };
+        if let Some(pid) = self.by_attempt.get(&attempt) {
+            // What has not been waited for keeps its id: the group is certainly the attempt's own.
             signal_group(*pid, signal);
+        } else if let Some(later) = self.starting.get_mut(&attempt) {
+            *later = Some(signal);
         }
     }
 
@@ -118,15 +127,18 @@ impl Tasks {
     /// down before anybody is told.
     pub(super) fn next_end(&mut self) -> io::Result<Option<Word>> {
         while let Some(child) = ended_child()? {
-            let known = self.running.remove(&child.pid);
-            let word = known.map(|running| {
-                signal_group(child.pid, Signal::KILL);
-                self.end(&running, child)
-            });
+            let Some(running) = self.running.remove(&child.pid) else {
+                if !self.starting.is_empty() {
+                    // It may be one of those: looked at again when all of them are known.
+                    return Ok(None);
+                }
+                reap(child.pid);
+                continue;
+            };
+            signal_group(child.pid, Signal::KILL);
+            let word = self.end(&running, child);
             reap(child.pid);
-            if word.is_some() {
-                return Ok(word);
-            }
+            return Ok(Some(word));
         }
         Ok(None)
     }
@@ -168,47 +180,8 @@ impl Tasks {
 
 /// Writes an end into the journal; an attempt that is not kept any more needs none.
 fn record(directory: &Path, end: &ProcessEnd) -> io::Result<()> {
-    match journal::append_apart(directory, &Step::Exited(end.clone())) {
+    match journal::append_claimed(directory, &Step::Exited(end.clone())) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         written => written,
-    }
-}
-
-fn number(error: &io::Error) -> i32 {
-    // Words with NUL are the one thing that does not come from the system.
-    error.raw_os_error().unwrap_or(libc::EINVAL)
-}
-
-/// Protection of the keeper from the killer of processes when memory runs out; lifted while a child is made, which
-/// inherits it.
-#[derive(Debug)]
-struct Protection {
-    score: Option<(File, Vec<u8>)>,
-}
-
-impl Protection {
-    fn take() -> Self {
-        let file = "/proc/self/oom_score_adj";
-        let take = || -> io::Result<(File, Vec<u8>)> {
-            let former = std::fs::read(file)?;
-            let score = File::options().write(true).open(file)?;
-            // Only a privileged process may go below where it was.
-            score.write_at(PROTECTED.as_bytes(), 0)?;
-            Ok((score, former))
-        };
-        Self { score: take().ok() }
-    }
-
-    fn lift(&self) {
-        if let Some((score, former)) = &self.score {
-            // It was permitted before; the task would only be protected as well.
-            let _ = score.write_at(former, 0);
-        }
-    }
-
-    fn restore(&self) {
-        if let Some((score, _)) = &self.score {
-            let _ = score.write_at(PROTECTED.as_bytes(), 0);
-        }
     }
 }
