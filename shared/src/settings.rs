@@ -4,9 +4,11 @@
 //! `SCITQ_<SECTION>_<KEY>` environment variables < flags. A key that is not known is an error that names the key and
 //! where it stands, so that a mistyped setting is never silently ignored.
 
+mod drain;
 mod error;
 mod load;
 
+pub use drain::{DrainTimeout, OnDrainTimeout};
 pub use error::SettingsError;
 pub use load::{Loaded, Loader};
 
@@ -142,6 +144,10 @@ pub struct WorkerSettings {
     pub ack_after_seconds: u64,
     /// Seconds that a worker tries again when another one of its name seems to be alive.
     pub double_after_seconds: u64,
+    /// How long a worker that is told to end waits for its running tasks: seconds, or "none" for as long as it takes.
+    pub drain_timeout: DrainTimeout,
+    /// What becomes of tasks that run for longer: leave (they go on, the next start adopts them) or stop.
+    pub on_drain_timeout: OnDrainTimeout,
 }
 
 impl Default for WorkerSettings {
@@ -158,6 +164,8 @@ impl Default for WorkerSettings {
             heartbeat_seconds: 5,
             ack_after_seconds: 20,
             double_after_seconds: 30,
+            drain_timeout: DrainTimeout::default(),
+            on_drain_timeout: OnDrainTimeout::Leave,
         }
     }
 }
@@ -297,6 +305,12 @@ impl Settings {
             self.worker.double_after_seconds,
             0,
             3600,
+        )?;
+        range(
+            "worker.drain_timeout",
+            self.worker.drain_timeout.seconds().unwrap_or(0),
+            0,
+            30 * 86_400,
         )?;
         if !matches!(
             self.worker.status,

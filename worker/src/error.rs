@@ -50,6 +50,14 @@ pub enum WorkerError {
         /// What the system says.
         source: io::Error,
     },
+    /// The process that is to be the parent of the tasks cannot be started or reached.
+    #[error("cannot start the keeper of tasks by running {}: {source}", program.display())]
+    Keeper {
+        /// The program that is run for it.
+        program: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// Another live worker has this name.
     #[error(
         "another live worker is connected to {address} under the name {name} (tried for {tried_for:?}); stop that one, or \

@@ -26,3 +26,51 @@ pub fn boot_id() -> String {
         .map(|id| id.trim().to_owned())
         .unwrap_or_default()
 }
+
+/// Time since the machine booted in the unit in which the kernel tells when a process started.
+pub(crate) fn ticks_since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds * per_second + nanoseconds * per_second / 1_000_000_000
+}
+
+/// When a process started, in clock ticks since boot: field 22 of /proc/PID/stat. None when there is no such process.
+pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, field 2, may hold anything, parentheses and spaces included.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_times_tell_processes_apart() {
+        let own = start_ticks(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!(own > start_ticks(1).unwrap());
+        assert_eq!(start_ticks(i32::MAX), None);
+    }
+
+    #[test]
+    fn a_process_starts_between_the_ticks_before_and_after() {
+        for _ in 0..20 {
+            let before = ticks_since_boot();
+            let mut child = std::process::Command::new("sleep")
+                .arg("9")
+                .spawn()
+                .unwrap();
+            let after = ticks_since_boot();
+            let started = start_ticks(i32::try_from(child.id()).unwrap()).unwrap();
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(
+                (before..=after).contains(&started),
+                "{before} {started} {after}"
+            );
+        }
+    }
+}

@@ -9,7 +9,7 @@ use clap::Parser;
 use scitq_broker::Broker;
 use scitq_shared::logging;
 use scitq_shared::settings::Loader;
-use scitq_worker::{Worker, WorkerHandle, WorkerOptions};
+use scitq_worker::{OwnProgram, Worker, WorkerHandle, WorkerOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The scitq worker: takes tasks from the broker, runs them on this machine and reports everything about them.
@@ -17,7 +17,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 #[command(
     name = "scitq-worker",
     version,
-    after_help = "Ctrl-C or SIGTERM lets running tasks end, a second one ends them.\n\nSettings: built-in defaults < /etc/scitq/*.toml or \
+    after_help = "Ctrl-C or SIGTERM gives back what has not started and lets running tasks end (for how long, and what becomes \
+                  of them then: settings worker.drain_timeout and worker.on_drain_timeout); a second one ends them. \
+                  Tasks of a worker that is killed go on, and its next start adopts them.\n\nSettings: built-in defaults < /etc/scitq/*.toml or \
                   --config < SCITQ_<SECTION>_<KEY> < flags. `scitq-ctl config show` lists them all. Batch, concurrency, \
                   prefetch and status count at the first start under a name; afterwards the server keeps them: change them with \
                   `scitq-ctl worker update`."
@@ -56,6 +58,9 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = scitq_worker::keeper::run_if_asked() {
+        return code;
+    }
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let own_program = OwnProgram::of_this_process().context("cannot find the own program")?;
     let loaded = Loader::new()
         .config(arguments.config)
         .flag("worker.name", "--name", arguments.name)
@@ -108,7 +114,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         state_directory = %settings.worker.state_directory.display(),
         "starts"
     );
-    let worker = Worker::start(WorkerOptions::from_settings(settings.worker, broker)).await?;
+    let mut options = WorkerOptions::from_settings(settings.worker, broker);
+    options.restart = Some(own_program);
+    let worker = Worker::start(options).await?;
     see_to_the_end(worker, &mut terminate, &mut interrupt).await
 }
 

@@ -1,12 +1,14 @@
 //! What a worker is started with.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use scitq_broker::Broker;
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::DEFAULT_STREAM_CAP_BYTES;
-use scitq_shared::settings::WorkerSettings;
+use scitq_shared::settings::{OnDrainTimeout, WorkerSettings};
 use scitq_shared::worker::{DesiredState, WorkerStatus};
 
 /// Everything that a worker needs to know to start. [`WorkerOptions::new`] has the defaults.
@@ -32,6 +34,45 @@ pub struct WorkerOptions {
     pub double_after: Duration,
     /// How long an ending worker waits for confirmations that do not come; nothing is lost by not waiting.
     pub farewell: Duration,
+    /// How long a draining worker waits for running tasks; none for as long as it takes.
+    pub drain_timeout: Option<Duration>,
+    /// What becomes of tasks that run for longer.
+    pub on_drain_timeout: OnDrainTimeout,
+    /// How long tasks that are asked to end may take before they are killed.
+    pub stop_grace: Duration,
+    /// The program that is run to be the parent of the tasks; one whose `main` calls
+    /// [`run_if_asked`](crate::keeper::run_if_asked). By default this process's own.
+    pub keeper_program: PathBuf,
+    /// How to start the agent anew in this process when the server asks for it; none where that cannot be done.
+    pub restart: Option<OwnProgram>,
+}
+
+/// The program of this process, as it was started: what it is to be started anew with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnProgram {
+    /// Its file, or what was put in its place since.
+    pub file: PathBuf,
+    /// All words that it was started with, its name included.
+    pub words: Vec<OsString>,
+}
+
+impl OwnProgram {
+    /// Looks at this process; best done at its start, before its file is replaced.
+    pub fn of_this_process() -> std::io::Result<Self> {
+        Ok(Self {
+            file: without_deleted(std::env::current_exe()?),
+            words: std::env::args_os().collect(),
+        })
+    }
+}
+
+/// The kernel marks the path of a file that was replaced since.
+fn without_deleted(file: PathBuf) -> PathBuf {
+    let bytes = file.as_os_str().as_bytes();
+    match bytes.strip_suffix(b" (deleted)") {
+        Some(path) => OsStr::from_bytes(path).into(),
+        None => file,
+    }
 }
 
 impl WorkerOptions {
@@ -54,6 +95,8 @@ impl WorkerOptions {
         options.heartbeat_every = Duration::from_secs(settings.heartbeat_seconds);
         options.ack_after = Duration::from_secs(settings.ack_after_seconds);
         options.double_after = Duration::from_secs(settings.double_after_seconds);
+        options.drain_timeout = settings.drain_timeout.duration();
+        options.on_drain_timeout = settings.on_drain_timeout;
         options
     }
 
@@ -82,6 +125,28 @@ impl WorkerOptions {
             ack_after: Duration::from_secs(20),
             double_after: Duration::from_secs(30),
             farewell: Duration::from_secs(8),
+            drain_timeout: None,
+            on_drain_timeout: OnDrainTimeout::Leave,
+            stop_grace: Duration::from_secs(10),
+            // The link leads to the very program that runs, also after its file was replaced.
+            keeper_program: PathBuf::from("/proc/self/exe"),
+            restart: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_program_is_looked_for_under_its_name() {
+        for (link, file) in [
+            ("/usr/bin/w (deleted)", "/usr/bin/w"),
+            ("/usr/bin/w", "/usr/bin/w"),
+            ("/a (deleted)/w", "/a (deleted)/w"),
+        ] {
+            assert_eq!(without_deleted(link.into()), PathBuf::from(file));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Directories kept for the next attempt instead of being removed.
 //!
 //! Making a directory and removing it costs several times what executing a short command does, and on some file systems
-//! (ext4, measured: 3 ms) the removal holds up everything else in the directory above it. Renaming costs 20 µs.
+//! (ext4 without a journal, measured: 3 ms) the removal holds up everything else in the directory above it. Renaming costs 20 µs.
 
 use std::fs;
 use std::io;

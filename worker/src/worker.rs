@@ -5,20 +5,22 @@ use std::sync::Arc;
 
 use scitq_shared::ids::Epoch;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::core::{Core, Identity, Rules};
+use crate::agent::core::{Core, Found, Identity, Rules};
 use crate::agent::link::Link;
 use crate::agent::shell::{MOST_COMMANDS, MOST_TOLD, Request, Shell};
 use crate::attempt::directory::AttemptDirectories;
 use crate::attempt::recovery;
 use crate::error::WorkerError;
+use crate::keeper::Keepers;
 use crate::machine;
 use crate::options::WorkerOptions;
 use crate::output::{Output, Sender, Watcher};
-use crate::runner::{Site, environment, work_directory::WorkDirectories};
+use crate::runner::execute::Adopted;
+use crate::runner::{Clearing, Site, environment, work_directory::WorkDirectories};
 use crate::state_directory::StateDirectory;
 
 /// A worker. It has no state of its own: see [`Worker::start`] and [`WorkerHandle`].
@@ -50,6 +52,7 @@ pub struct WorkerHandle {
 impl WorkerHandle {
     /// Takes no new work, gives back what has not started, and ends when the running tasks have ended and the server
     /// has all of them (or does not answer for a while: then the state directory keeps the rest for the next start).
+    /// With a [`WorkerOptions::drain_timeout`] it waits for no longer than that.
     pub fn drain(&self) {
         self.ask(Request::Drain);
     }
@@ -85,6 +88,7 @@ struct Prepared {
     core: Core,
     site: Site,
     watcher: Watcher,
+    running: Vec<Adopted>,
 }
 
 impl Prepared {
@@ -96,19 +100,34 @@ impl Prepared {
             .map_err(WorkerError::files("find", &options.state_directory))?;
         let directories = AttemptDirectories::open(&attempts)
             .map_err(WorkerError::files("prepare the directory", &attempts))?;
-        let recovered = recovery::recover(&attempts, &boot_id)?;
+        let root = &options.state_directory;
+        let keepers = Keepers::find(root, &options.keeper_program, state.boots)
+            .map_err(WorkerError::files("look for keepers of tasks in", root))?;
+        let recovery::Inheritance {
+            attempts: recovered,
+            running,
+        } = recovery::recover(&attempts, &boot_id, Some(&keepers))?;
+        keepers.listen();
         let work = WorkDirectories::open(&options.work_directory, state.incarnation).map_err(
             WorkerError::files("prepare the work directory", &options.work_directory),
         )?;
-        for found in &recovered {
+        let over = recovered
+            .iter()
+            .filter(|it| !matches!(it.found, Found::Running(_)));
+        for found in over {
             WorkDirectories::remove(&work.path(found.report.attempt));
         }
         if !recovered.is_empty() {
             tracing::info!(
                 attempts = recovered.len(),
-                "found attempts of an earlier run, reports them again"
+                running = running.len(),
+                "found attempts of an earlier run: adopts what runs, reports the others again"
             );
         }
+        keepers.ready().map_err(|source| WorkerError::Keeper {
+            program: options.keeper_program.clone(),
+            source,
+        })?;
         let (output, watcher) = Output::new(attempts.clone(), options.stream_cap_bytes)
             .map_err(WorkerError::files("watch", &attempts))?;
         let identity = Identity {
@@ -131,15 +150,21 @@ impl Prepared {
                 std::time::Duration::from_secs(30),
             ),
             farewell: options.farewell,
+            drain_timeout: options.drain_timeout,
+            on_drain_timeout: options.on_drain_timeout,
+            stop_grace: options.stop_grace,
+            can_restart: options.restart.is_some(),
         };
         let site = Site {
             worker: options.name.clone(),
             attempts: directories,
             work,
+            keepers,
             output,
             base: environment::Base::of_this_process(),
             cores: identity.cores,
             boot_id,
+            clearing: Clearing::default(),
             removals: TaskTracker::new(),
         };
         let core = Core::new(identity, rules, desired, recovered);
@@ -149,6 +174,7 @@ impl Prepared {
             core,
             site,
             watcher,
+            running,
         })
     }
 
@@ -159,6 +185,7 @@ impl Prepared {
             core,
             site,
             watcher,
+            running,
         } = self;
         let (tell, told) = mpsc::channel(MOST_TOLD);
         let (commands, to_link) = mpsc::channel(MOST_COMMANDS);
@@ -203,6 +230,9 @@ impl Prepared {
             link: tokio::spawn(link.run()),
             session: 0,
             kills: HashMap::new(),
+            running: running.into_iter().map(|it| (it.attempt, it)).collect(),
+            executions: JoinSet::new(),
+            restart: options.restart,
             started: Instant::now(),
         };
         shell.run().await

@@ -6,6 +6,9 @@ use std::fs;
 /// Length of the unit in which the kernel tells processor time; a constant of its interface (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// Name of the process that is the parent of a worker's tasks.
+const KEEPER: &str = "scitq-keeper";
+
 /// One process at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stat {
@@ -60,6 +63,22 @@ pub fn children_named(name: &str) -> Vec<u32> {
         .rev()
         .filter(|(_, stat)| stat.parent == own && stat.name == name);
     children.map(|(pid, _)| *pid).collect()
+}
+
+/// Counts the keepers of tasks, which have left their worker's family so that they outlive it, as children of the one of
+/// these processes that runs the same program.
+pub fn give_keepers_to(programs: impl Iterator<Item = u32>, all: &mut BTreeMap<u32, Stat>) {
+    let file = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let programs: Vec<_> = programs
+        .filter_map(|pid| file(pid).map(|file| (pid, file)))
+        .collect();
+    let keepers = all.iter_mut().filter(|(_, stat)| stat.name == KEEPER);
+    for (pid, keeper) in keepers {
+        let Some(file) = file(*pid) else { continue };
+        if let Some((program, _)) = programs.iter().find(|(_, other)| *other == file) {
+            keeper.parent = *program;
+        }
+    }
 }
 
 /// The processes below one, without itself.
@@ -142,6 +161,20 @@ mod tests {
         ]);
         assert_eq!(below(1, &all), [2, 4, 3]);
         assert!(below(5, &all).is_empty());
+    }
+
+    #[test]
+    fn keepers_belong_to_the_program_that_they_run() {
+        let own = std::process::id();
+        let mut all = all();
+        // Only by its name it is a keeper.
+        let this = all.get_mut(&own).unwrap();
+        let parent = this.parent;
+        KEEPER.clone_into(&mut this.name);
+        give_keepers_to([parent].into_iter(), &mut all);
+        assert_eq!(all[&own].parent, parent, "that one runs another program");
+        give_keepers_to([own].into_iter(), &mut all);
+        assert_eq!(all[&own].parent, own);
     }
 
     #[test]

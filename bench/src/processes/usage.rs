@@ -30,7 +30,7 @@ pub struct CpuUse {
     pub user_seconds: f64,
     /// Seconds in kernel mode.
     pub system_seconds: f64,
-    /// Seconds of the processes it started: tasks of a worker, backends of PostgreSQL.
+    /// Seconds of the processes it started: the keeper and the tasks of a worker, backends of PostgreSQL.
     pub children_seconds: f64,
 }
 
@@ -53,7 +53,8 @@ pub struct UsageBetween {
 impl Snapshot {
     /// Takes a snapshot of these programs, given by name and process id.
     pub fn take(programs: &[(String, u32)]) -> anyhow::Result<Self> {
-        let all = stat::all();
+        let mut all = stat::all();
+        stat::give_keepers_to(programs.iter().map(|(_, pid)| *pid), &mut all);
         let text = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let machine = stat::busy_seconds(&text).context("/proc/stat cannot be understood")?;
         let mut taken = BTreeMap::new();

@@ -21,6 +21,7 @@ const NOT_SETTINGS: &[&str] = &[
     "SCITQ_EXECUTION_ID",
     "SCITQ_BATCH",
     "SCITQ_WORKER",
+    "SCITQ_KEEPER",
 ];
 
 /// Collects the sources of the settings and loads them.
@@ -413,6 +414,7 @@ mod tests {
         let variables = [
             ("SCITQ_WORKER_PREFETCH", "7"),
             ("SCITQ_WORKER_NAME", "42"),
+            ("SCITQ_WORKER_DRAIN_TIMEOUT", "30"),
             ("SCITQ_SERVER", "http://x"),
             ("HOME", "/"),
         ];
@@ -424,6 +426,7 @@ mod tests {
         assert_eq!(loaded.settings.server.http_threads, 1);
         assert_eq!(loaded.settings.worker.prefetch, 9);
         assert_eq!(loaded.settings.worker.name.as_str(), "42");
+        assert_eq!(loaded.settings.worker.drain_timeout.seconds(), Some(30));
         assert_eq!(loaded.origins["worker.prefetch"], "the flag --prefetch");
         assert_eq!(
             loaded.origins["worker.name"],
@@ -490,6 +493,29 @@ mod tests {
                     "\"worker.status\"",
                     "a.toml",
                     "must be running or paused, not evicted",
+                ],
+            ),
+            (
+                "[worker]\ndrain_timeout = 'soon'",
+                &[],
+                &[
+                    "\"worker.drain_timeout\"",
+                    "a.toml",
+                    "a number of seconds or \"none\"",
+                ],
+            ),
+            (
+                "[worker]\non_drain_timeout = 'kill'",
+                &[],
+                &["\"worker.on_drain_timeout\"", "a.toml", "leave"],
+            ),
+            (
+                "",
+                &[("SCITQ_WORKER_DRAIN_TIMEOUT", "-5")],
+                &[
+                    "\"worker.drain_timeout\"",
+                    "SCITQ_WORKER_DRAIN_TIMEOUT",
+                    "seconds",
                 ],
             ),
             (

@@ -13,7 +13,7 @@ use crate::world::World;
 pub(crate) struct Ledger {
     starts: BTreeMap<TaskId, u32>,
     live: BTreeMap<TaskId, Vec<AttemptId>>,
-    /// Exit codes of processes that ended by themselves while their agent watched.
+    /// Exit codes of processes that ended by themselves, whether their agent lived or not.
     exits: BTreeMap<AttemptId, (TaskId, i32)>,
     /// Processes that ended by themselves with another code than 0.
     failures: BTreeMap<TaskId, u32>,

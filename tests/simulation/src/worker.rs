@@ -12,9 +12,10 @@ use scitq_shared::execution::{Exit, FailureReason, Outcome};
 use scitq_shared::ids::{AttemptId, IncarnationId, Revision, TaskId};
 use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::AttemptReport;
+use scitq_shared::settings::OnDrainTimeout;
 use scitq_shared::worker::DesiredState;
 use scitq_worker::agent::core::{
-    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Identity, Input, Now,
+    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Found, Identity, Input, Now,
     PublicationNumber, Recovered, Rules,
 };
 
@@ -154,6 +155,10 @@ impl World {
             accept_after: Duration::from_secs(1),
             queue_retry: (Duration::from_secs(1), Duration::from_secs(30)),
             farewell: Duration::from_secs(8),
+            drain_timeout: None,
+            on_drain_timeout: OnDrainTimeout::Leave,
+            stop_grace: Duration::from_secs(10),
+            can_restart: true,
         };
         let core = Core::new(identity, rules, worker.disk.desired.clone(), recovered);
         worker.agent = Some(Agent {
@@ -174,25 +179,36 @@ impl World {
         self.at(delay, Event::WorkerConnects(index, boot));
     }
 
-    /// What an agent makes of what it finds: nothing is left running.
+    /// What an agent makes of what it finds: it adopts what runs, unless the keeper of the processes is gone, too.
     fn recover(&mut self, index: usize) -> Vec<Recovered> {
         let now = self.now;
+        let keeper_gone = self.random.random_ratio(1, 8);
         let worker = &mut self.workers[index];
-        for (attempt, process) in std::mem::take(&mut worker.processes) {
-            self.ledger.gone(process.task, attempt);
+        if keeper_gone {
+            for (attempt, process) in std::mem::take(&mut worker.processes) {
+                self.ledger.gone(process.task, attempt);
+            }
         }
         let mut recovered = Vec::new();
-        for journal in worker.disk.attempts.values_mut() {
-            if journal.started && journal.end.is_none() {
+        for (attempt, journal) in &mut worker.disk.attempts {
+            let found = if let Some(end) = &journal.end {
+                Found::Ended(end.clone())
+            } else if !journal.started {
+                Found::Unstarted
+            } else if worker.processes.contains_key(attempt) {
+                Found::Running(Box::new(journal.definition.clone()))
+            } else {
                 let outcome = Outcome::Failed {
                     reason: FailureReason::AgentRestarted,
                     detail: "restarted".to_owned(),
                 };
-                journal.end = Some(end(now, None, outcome));
-            }
+                let end = end(now, None, outcome);
+                journal.end = Some(end.clone());
+                Found::Ended(end)
+            };
             recovered.push(Recovered {
                 report: journal.report.clone(),
-                end: journal.end.clone(),
+                found,
             });
         }
         recovered
@@ -360,7 +376,16 @@ impl World {
             }
             Effect::Reconnect { .. } => self.drop_link(index),
             Effect::Execute(execution) => self.execute(index, *execution),
-            Effect::Kill { attempt, outcome } => self.kill(index, attempt, outcome),
+            // Its end is told when it comes.
+            Effect::Adopt { .. } => {}
+            Effect::Terminate { attempt, outcome } | Effect::Kill { attempt, outcome } => {
+                self.kill(index, attempt, outcome);
+            }
+            Effect::Restart => {
+                self.agent_dies(index);
+                let delay = self.milliseconds(10..500);
+                self.at(delay, Event::WorkerStarts(index));
+            }
             Effect::SendOutput(output) => {
                 agent.outputs.insert(output.attempt);
                 self.worker_sends(index, Request::Output(output.attempt));

@@ -10,6 +10,33 @@
 //! - What must reach the server is kept as a state (`reported: false`) rather than in an outbox: whenever a connection
 //!   comes up, what is not confirmed is published again (D9).
 //! - Lowering, pausing, draining and another batch give unstarted deliveries back; they never end what runs.
+//! - What runs outlives the agent: the next one is told of it ([`Found::Running`]) and goes on as if it had started it
+//!   itself (D10).
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use scitq_shared::{ids::IncarnationId, names::{BatchName, WorkerName}, settings::OnDrainTimeout, worker::DesiredState};
+//! use scitq_worker::agent::core::{Core, Effect, Identity, Input, Now, Rules};
+//!
+//! # fn identity() -> Identity {
+//! #     Identity {
+//! #         worker: WorkerName::new("w").unwrap(), incarnation: IncarnationId::generate(), boots: 1, hostname: String::new(),
+//! #         program_version: String::new(), cores: 2, memory_bytes: 1 << 30,
+//! #     }
+//! # }
+//! # let desired = DesiredState { version: 1, batch: BatchName::default(), concurrency: 2, prefetch: 1, paused: false };
+//! # let rules = Rules {
+//! #     initial: desired.clone(), stream_cap_bytes: 1 << 20, heartbeat_every: Duration::from_secs(5),
+//! #     ack_after: Duration::from_secs(20), accept_after: Duration::from_millis(500),
+//! #     queue_retry: (Duration::from_secs(1), Duration::from_secs(30)), farewell: Duration::from_secs(8),
+//! #     drain_timeout: None, on_drain_timeout: OnDrainTimeout::Leave, stop_grace: Duration::from_secs(10), can_restart: true,
+//! # };
+//! let mut core = Core::new(identity(), rules, Some(desired), Vec::new());
+//! let now = Now { elapsed: Duration::ZERO, wall: scitq_shared::now() };
+//! // Connected: it introduces itself, asks for deliveries, and gives a sign of life.
+//! let effects = core.handle(now, Input::LinkUp);
+//! assert!(matches!(effects[..], [Effect::Publish { .. }, Effect::Consume { .. }, Effect::Beat(_)]));
+//! ```
 
 mod admission;
 mod consumer;
@@ -28,9 +55,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use scitq_shared::definition::TaskDefinition;
 use scitq_shared::ids::{AttemptId, DispatchId, Epoch, IncarnationId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{AttemptReport, ReleaseReason, TaskMessage};
+use scitq_shared::settings::OnDrainTimeout;
 use scitq_shared::worker::DesiredState;
 
 use self::consumer::Consumer;
@@ -78,6 +107,14 @@ pub struct Rules {
     pub queue_retry: (Duration, Duration),
     /// How long an ending worker waits for a server or broker that does not answer; nothing is lost by not waiting.
     pub farewell: Duration,
+    /// How long a draining worker waits for running tasks; none for as long as it takes.
+    pub drain_timeout: Option<Duration>,
+    /// What becomes of tasks that run for longer.
+    pub on_drain_timeout: OnDrainTimeout,
+    /// How long tasks that are asked to end may take before they are killed.
+    pub stop_grace: Duration,
+    /// True when the agent can start itself anew when it is asked to.
+    pub can_restart: bool,
 }
 
 /// An attempt found in the state directory at start.
@@ -85,8 +122,19 @@ pub struct Rules {
 pub struct Recovered {
     /// All that was known of it.
     pub report: AttemptReport,
-    /// How it ended; none when nothing of it had run.
-    pub end: Option<AttemptEnd>,
+    /// What was found of it.
+    pub found: Found,
+}
+
+/// What an agent found of an attempt of an agent before it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// Nothing of it has run, and nothing will.
+    Unstarted,
+    /// It runs on, or has ended in the meantime: its end will be told. What is run is needed for its weight.
+    Running(Box<TaskDefinition>),
+    /// It is over.
+    Ended(AttemptEnd),
 }
 
 /// All state of a worker. See the module's description.
@@ -113,6 +161,8 @@ pub struct Core {
     sent: BTreeMap<PublicationNumber, Sent>,
     timers: BTreeSet<(Duration, Timer)>,
     next_beat: Duration,
+    /// A restart that has failed is not tried again before.
+    no_restart_before: Duration,
     effects: Vec<Effect>,
 }
 
@@ -148,10 +198,15 @@ impl Core {
             sent: BTreeMap::new(),
             timers: BTreeSet::new(),
             next_beat: Duration::ZERO,
+            no_restart_before: Duration::ZERO,
             effects: Vec::new(),
         };
-        for Recovered { report, end } in recovered {
-            core.recover(report, end);
+        for Recovered { report, found } in recovered {
+            match found {
+                Found::Unstarted => core.recover_unstarted(report),
+                Found::Running(definition) => core.recover_running(report, *definition),
+                Found::Ended(end) => core.recover_ended(report, end),
+            }
         }
         core
     }
@@ -186,6 +241,7 @@ impl Core {
                 }
             }
             Input::Drain => self.drain(now),
+            Input::RestartFailed => self.restart_failed(now),
             Input::Stop => self.stop(now),
             Input::Tick => {}
         }
@@ -334,24 +390,52 @@ impl Core {
         self.publish_ended(now, attempt);
     }
 
-    fn recover(&mut self, report: AttemptReport, end: Option<AttemptEnd>) {
+    fn recover_ended(&mut self, report: AttemptReport, end: AttemptEnd) {
         let attempt = report.attempt;
-        if let Some(end) = end {
-            let ended = Ended::new(report, None, end, self.rules.stream_cap_bytes);
-            if !ended.output_sent {
-                self.effects
-                    .push(Effect::SendOutput(ended.output(Some(0), Some(0))));
-            }
-            self.ended.insert(attempt, ended);
-        } else {
-            self.effects.push(Effect::Discard { attempt });
-            let released = Released {
-                report,
-                reason: ReleaseReason::AgentRestarted,
-                unacked: None,
-            };
-            self.released.insert(attempt, released);
+        let ended = Ended::new(report, None, end, self.rules.stream_cap_bytes);
+        if !ended.output_sent {
+            self.effects
+                .push(Effect::SendOutput(ended.output(Some(0), Some(0))));
         }
+        self.ended.insert(attempt, ended);
+    }
+
+    fn recover_unstarted(&mut self, mut report: AttemptReport) {
+        let attempt = report.attempt;
+        // It was announced, but it did not happen.
+        report.started_at = None;
+        self.effects.push(Effect::Discard { attempt });
+        let released = Released {
+            report,
+            reason: ReleaseReason::AgentRestarted,
+            unacked: None,
+        };
+        self.released.insert(attempt, released);
+    }
+
+    /// It takes its slots as before. Its delivery went with the connection of the agent before.
+    fn recover_running(&mut self, report: AttemptReport, definition: TaskDefinition) {
+        let attempt = report.attempt;
+        let message = TaskMessage::new(
+            report.dispatch_epoch,
+            report.dispatch,
+            report.task,
+            report.batch.clone(),
+            report.queued_at,
+            definition,
+        );
+        self.effects.push(Effect::Adopt { attempt });
+        let active = Active {
+            report,
+            message: Arc::new(message),
+            origin: Place::NOWHERE,
+            unacked: false,
+            ack_early: false,
+            delivered_at: Duration::ZERO,
+            ack_at: Duration::ZERO,
+            phase: Phase::Running,
+        };
+        self.active.insert(attempt, active);
     }
 
     fn forget_timers(&mut self, active: &Active) {

@@ -1,28 +1,38 @@
 //! The shell around the core: tells it what happens and performs what it decides. Never waits for broker or processes.
 
 use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use scitq_shared::execution::Outcome;
 use scitq_shared::ids::{AttemptId, Epoch};
 use scitq_shared::protocol::Heartbeat;
 use scitq_shared::worker::DesiredState;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::core::{Core, Effect, Execution, Input, Now};
+use super::core::{AttemptEnd, Core, Effect, Input, Now};
 use super::link::{Command, What};
 use crate::error::WorkerError;
+use crate::options::OwnProgram;
 use crate::runner::Site;
-use crate::runner::execute::execute;
+use crate::runner::execute::{Adopted, KillOrder, adopt, execute};
 use crate::state_directory::{self, StateDirectory};
 
 /// Commands that may wait for the connection; the core asks for a handful per delivery it holds.
 pub(crate) const MOST_COMMANDS: usize = 16 * 1024;
 /// How long the end of a worker waits for directories to be removed.
 const REMOVALS: Duration = Duration::from_secs(5);
+/// Orders to kill one attempt that may wait.
+const MOST_KILLS: usize = 4;
+/// How long a program may take to tell its version before this one becomes it.
+const TRIAL: Duration = Duration::from_secs(10);
 /// What may wait to be told; whoever tells waits beyond.
 pub(crate) const MOST_TOLD: usize = 1024;
 
@@ -69,7 +79,12 @@ pub(crate) struct Shell {
     pub(crate) requests: watch::Receiver<Request>,
     pub(crate) link: JoinHandle<Result<(), WorkerError>>,
     pub(crate) session: u64,
-    pub(crate) kills: HashMap<AttemptId, oneshot::Sender<Outcome>>,
+    pub(crate) kills: HashMap<AttemptId, mpsc::Sender<KillOrder>>,
+    /// What was found running, until the core says that it is to be seen through.
+    pub(crate) running: HashMap<AttemptId, Adopted>,
+    /// What sees attempts through; it ends with the agent, the processes do not.
+    pub(crate) executions: JoinSet<()>,
+    pub(crate) restart: Option<OwnProgram>,
     pub(crate) started: Instant,
 }
 
@@ -112,6 +127,11 @@ impl Shell {
                     // Whoever dropped the handle lets the worker run.
                     None => alone = true,
                 },
+                Some(ended) = self.executions.join_next() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        tracing::error!(%error, "an attempt is not seen through, by a defect; the next start of the worker does it");
+                    }
+                }
                 () = sleep_until(deadline.map(|deadline| self.started + deadline)) => inputs.push_back(Input::Tick),
                 ended = &mut self.link => {
                     return ended.unwrap_or_else(|error| Err(WorkerError::Defect(error.to_string())));
@@ -121,7 +141,9 @@ impl Shell {
     }
 
     /// Leaves no directory behind that nobody needs; what takes long is left for the next start.
-    async fn clear_up(&self) {
+    async fn clear_up(&mut self) {
+        // What still runs goes on without: nobody here may take the end of a connection for the end of a task.
+        self.executions.shutdown().await;
         self.site.removals.close();
         if tokio::time::timeout(REMOVALS, self.site.removals.wait())
             .await
@@ -131,7 +153,11 @@ impl Shell {
         }
         let site = Arc::clone(&self.site);
         // Few empty directories; a failure has been logged.
-        let _ = tokio::task::spawn_blocking(move || remove_spares(&site)).await;
+        let _ = tokio::task::spawn_blocking(move || {
+            site.keepers.leave();
+            remove_spares(&site);
+        })
+        .await;
     }
 
     fn now(&self) -> Now {
@@ -177,12 +203,24 @@ impl Shell {
                 Effect::Reconnect { reason } => self.command(What::Reconnect { reason }),
                 // One that finds the last ones still waiting is not worth keeping.
                 Effect::Beat(heartbeat) => drop(self.heartbeats.try_send(heartbeat)),
-                Effect::Execute(execution) => self.execute(*execution),
-                Effect::Kill { attempt, outcome } => {
-                    if let Some(kill) = self.kills.remove(&attempt) {
-                        // Too late is as good.
-                        let _ = kill.send(outcome);
+                Effect::Execute(execution) => {
+                    let attempt = execution.report.attempt;
+                    let (site, kills) = (Arc::clone(&self.site), self.killed_by(attempt));
+                    self.see_through(attempt, execute(site, *execution, kills));
+                }
+                Effect::Adopt { attempt } => {
+                    if let Some(adopted) = self.running.remove(&attempt) {
+                        let (site, kills) = (Arc::clone(&self.site), self.killed_by(attempt));
+                        self.see_through(attempt, adopt(site, adopted, kills));
                     }
+                }
+                Effect::Terminate { attempt, outcome } => {
+                    self.kill(attempt, Signal::TERM, outcome);
+                }
+                Effect::Kill { attempt, outcome } => self.kill(attempt, Signal::KILL, outcome),
+                Effect::Restart => {
+                    self.restart().await;
+                    inputs.push_back(Input::RestartFailed);
                 }
                 Effect::SendOutput(output) => {
                     if self.site.output.send(&output) {
@@ -203,7 +241,7 @@ impl Shell {
             let site = Arc::clone(&self.site);
             self.site
                 .removals
-                .spawn_blocking(move || remove_all(&site, &discarded));
+                .spawn_blocking(move || site.discard(&discarded));
         }
         over
     }
@@ -219,16 +257,55 @@ impl Shell {
         }
     }
 
-    fn execute(&mut self, execution: Execution) {
-        let attempt = execution.report.attempt;
-        let (kill, killed) = oneshot::channel();
+    /// By what an attempt is told that it is to be killed.
+    fn killed_by(&mut self, attempt: AttemptId) -> mpsc::Receiver<KillOrder> {
+        let (kill, killed) = mpsc::channel(MOST_KILLS);
         self.kills.insert(attempt, kill);
-        let (site, tell) = (Arc::clone(&self.site), self.tell.clone());
-        tokio::spawn(async move {
-            let end = execute(site, execution, killed).await;
+        killed
+    }
+
+    fn kill(&self, attempt: AttemptId, signal: Signal, outcome: Outcome) {
+        if let Some(kill) = self.kills.get(&attempt) {
+            // Too late is as good, and more than a few say nothing new.
+            let _ = kill.try_send(KillOrder { signal, outcome });
+        }
+    }
+
+    fn see_through(
+        &mut self,
+        attempt: AttemptId,
+        end: impl Future<Output = AttemptEnd> + Send + 'static,
+    ) {
+        let tell = self.tell.clone();
+        self.executions.spawn(async move {
+            let end = end.await;
             // The agent is gone only when everything ends; the journal has it.
             let _ = tell.send(Input::ProcessEnded { attempt, end }.into()).await;
         });
+    }
+
+    /// Becomes the program that stands in the agent's file now. Comes back only if that is not possible.
+    async fn restart(&self) {
+        let Some(OwnProgram { file, words }) = &self.restart else {
+            return;
+        };
+        let shown = file.display();
+        let error = match trial(file).await {
+            Ok(()) => {
+                tracing::info!(program = %shown, "becomes the program that stands in its file now");
+                let mut command = std::process::Command::new(file);
+                let (name, arguments) = words.split_first().unzip();
+                command.args(arguments.unwrap_or_default());
+                command.arg0(name.map_or(file.as_os_str(), OsString::as_os_str));
+                command.exec()
+            }
+            Err(error) => error,
+        };
+        tracing::error!(
+            program = %shown,
+            %error,
+            "cannot start anew, goes on as before: put a working program into that file and ask again"
+        );
     }
 
     async fn persist(&self, desired: DesiredState) {
@@ -256,17 +333,28 @@ impl Drop for Shell {
     }
 }
 
+/// Makes sure that a program is there and can be run at all: what one becomes cannot be left again.
+async fn trial(program: &Path) -> std::io::Result<()> {
+    let mut command = tokio::process::Command::new(program);
+    command
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let status = tokio::time::timeout(TRIAL, command.status()).await;
+    let status = status.map_err(|_| std::io::Error::other("it does not tell its version"))??;
+    if status.success() {
+        Ok(())
+    } else {
+        let detail = format!("asked for its version it ends with {status}");
+        Err(std::io::Error::other(detail))
+    }
+}
+
 fn remove_spares(site: &Site) {
     site.work.remove_spares();
     site.attempts.remove_spares();
-}
-
-fn remove_all(site: &Site, attempts: &[AttemptId]) {
-    for attempt in attempts {
-        if let Err(error) = site.attempts.remove(*attempt) {
-            tracing::warn!(%attempt, %error, "the directory of an attempt could not be removed");
-        }
-    }
 }
 
 /// Waits for more than was asked already; none when nobody can ask any more.

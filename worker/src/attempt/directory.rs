@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use scitq_shared::ids::AttemptId;
 use scitq_shared::output::Stream;
 
-use super::journal::FILE as JOURNAL;
+use super::journal::UNCLAIMED;
 use crate::spares::Spares;
 
 const MODE: u32 = 0o600;
@@ -31,14 +31,14 @@ pub(crate) fn stream_bytes(directory: &Path, stream: Stream) -> u64 {
     fs::metadata(stream_file(directory, stream)).map_or(0, |metadata| metadata.len())
 }
 
-/// The files of an attempt.
-const FILES: [&str; 3] = [JOURNAL, "stdout", "stderr"];
+/// The files of an attempt as it is made; its journal comes to other names.
+const FILES: [&str; 3] = [UNCLAIMED, "stdout", "stderr"];
 
 /// Makes and removes the directories of attempts, with their files.
 ///
-/// A directory that is done with is emptied and renamed for the next attempt, files included: ext4 looks through all
-/// inodes freed in the last seconds for every one that it hands out, so that making and removing files by the thousand
-/// costs more than the tasks themselves (measured: half of the worker's processor time).
+/// A directory that is done with is emptied and renamed for the next attempt, files included: ext4 without a journal
+/// looks through all inodes freed in the last minutes for every one that it hands out, so that making and removing files
+/// by the thousand costs more there than the tasks themselves (measured: half of the worker's processor time).
 #[derive(Debug)]
 pub(crate) struct AttemptDirectories {
     root: PathBuf,
@@ -108,17 +108,23 @@ fn empty(directory: &Path) -> io::Result<bool> {
     if fs::read_dir(directory)?.count() != FILES.len() {
         return Ok(false);
     }
-    for file in FILES {
-        let path = directory.join(file);
-        let metadata = open_unwritten(&path)?.metadata()?;
+    let journal = super::journal::path(directory);
+    let [stdout, stderr] = [Stream::Stdout, Stream::Stderr].map(|it| stream_file(directory, it));
+    for path in [&journal, &stdout, &stderr] {
+        let metadata = open_unwritten(path)?.metadata()?;
         let own = metadata.uid() == rustix::process::geteuid().as_raw();
         if !metadata.is_file() || !own || metadata.nlink() != 1 || metadata.mode() & 0o7777 != MODE
         {
             return Ok(false);
         }
         if metadata.len() > 0 {
-            File::options().write(true).open(&path)?.set_len(0)?;
+            File::options().write(true).open(path)?.set_len(0)?;
         }
+    }
+    // Last: until then nobody can take it for one that is to be executed.
+    let unclaimed = directory.join(UNCLAIMED);
+    if journal != unclaimed {
+        fs::rename(&journal, &unclaimed)?;
     }
     Ok(true)
 }
@@ -149,6 +155,7 @@ fn open_unwritten(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::journal;
     use super::*;
     use std::io::Write as _;
 
@@ -174,7 +181,8 @@ mod tests {
             let path = directories.make(attempt).unwrap();
             assert_eq!(lengths(&path), [0, 0, 0]);
             fs::write(path.join("stdout"), "output").unwrap();
-            fs::write(path.join(JOURNAL), "steps").unwrap();
+            fs::write(path.join(UNCLAIMED), "steps").unwrap();
+            journal::claim(&path).unwrap();
             assert!(directories.is_quiet(attempt));
             directories.remove(attempt).unwrap();
             assert_eq!(entries(root.path()), 1);

@@ -1,10 +1,24 @@
 //! The journal of an attempt: what has happened to it, one JSON line per step.
+//!
+//! The name of its file is the marker by which the attempt is claimed, exactly once (D10):
+//!
+//! | name | meaning |
+//! | --- | --- |
+//! | `journal.unclaimed` | prepared; nothing of it has run |
+//! | `journal.jsonl` | claimed by a keeper, the last thing before its program is executed: it counts as run |
+//! | `journal.released` | taken by an agent that adopted the directory: nothing has run, and nothing will |
+//!
+//! Both ways out of the first name are one rename, of which the system lets one succeed. It needs no room on the disk,
+//! and in a directory that is used again it costs 20 µs where a new file costs several times that.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use scitq_shared::Timestamp;
 use scitq_shared::definition::TaskDefinition;
+use scitq_shared::execution::{Exit, FailureReason, Outcome, Usage};
 use scitq_shared::protocol::AttemptReport;
 use serde::{Deserialize, Serialize};
 
@@ -18,18 +32,23 @@ use crate::agent::core::AttemptEnd;
     reason = "never kept: written or taken apart at once"
 )]
 pub(crate) enum Step<'a> {
-    /// It is about to be executed.
+    /// It is about to be executed. Written by the agent.
     Accepted {
         /// All that was known then.
-        report: std::borrow::Cow<'a, AttemptReport>,
+        report: Cow<'a, AttemptReport>,
         /// What is run.
-        definition: std::borrow::Cow<'a, TaskDefinition>,
+        definition: Cow<'a, TaskDefinition>,
+        /// The keeper that it is handed to.
+        #[serde(default)]
+        keeper: Cow<'a, str>,
     },
-    /// What it needs is there, and in the next moment it is executed: from here on it counts as run.
-    Starting,
-    /// Its process runs.
+    /// Its process runs. Written by the keeper.
     Process(ProcessIdentity),
-    /// It is over.
+    /// It is being ended on purpose, and comes to this. Written by the agent.
+    Killing(Outcome),
+    /// Its process has ended. Written by the keeper.
+    Exited(ProcessEnd),
+    /// It is over. Written by the agent where the steps before do not say so.
     Ended(AttemptEnd),
 }
 
@@ -38,32 +57,101 @@ pub(crate) enum Step<'a> {
 pub(crate) struct ProcessIdentity {
     /// Process id, which is also that of its group and session.
     pub(crate) pid: i32,
-    /// When it started, in clock ticks since the machine booted.
-    pub(crate) start_ticks: u64,
+    /// Between which moments it started, in clock ticks since the machine booted.
+    pub(crate) started_ticks: (u64, u64),
     /// Which boot of the machine.
     pub(crate) boot_id: String,
+}
+
+/// How a process ended, as its keeper saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProcessEnd {
+    /// When.
+    pub(crate) ended_at: Timestamp,
+    /// How.
+    pub(crate) exit: Exit,
+    /// What it used.
+    pub(crate) usage: Usage,
+    /// Bytes of standard output in its file then.
+    pub(crate) stdout_bytes: u64,
+    /// Bytes of standard error.
+    pub(crate) stderr_bytes: u64,
+    /// How it is known that memory ran out, if that is what ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) out_of_memory: Option<String>,
+}
+
+impl ProcessEnd {
+    /// What the attempt comes to, unless it was ended on purpose.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match &self.out_of_memory {
+            Some(evidence) => Outcome::Failed {
+                reason: FailureReason::OutOfMemory,
+                detail: format!("the kernel killed the command because memory ran out: {evidence}"),
+            },
+            None => Outcome::of_exit(self.exit),
+        }
+    }
+
+    /// The end of the attempt, which comes to `killed` if it was ended on purpose.
+    pub(crate) fn attempt_end(self, killed: Option<Outcome>) -> AttemptEnd {
+        AttemptEnd {
+            outcome: killed.unwrap_or_else(|| self.outcome()),
+            ended_at: self.ended_at,
+            exit: Some(self.exit),
+            usage: Some(self.usage),
+            stdout_bytes: self.stdout_bytes,
+            stderr_bytes: self.stderr_bytes,
+        }
+    }
+}
+
+/// Who has an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// Nobody yet.
+    Open,
+    /// A keeper: it counts as run.
+    Keeper,
+    /// An agent: it has not run and never will.
+    Agent,
 }
 
 /// What a journal says.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Journal {
+    pub(crate) claim: Claim,
     pub(crate) report: AttemptReport,
-    pub(crate) starting: bool,
+    pub(crate) definition: TaskDefinition,
+    /// Name of the keeper that it was handed to.
+    pub(crate) keeper: String,
     pub(crate) process: Option<ProcessIdentity>,
-    pub(crate) end: Option<AttemptEnd>,
+    pub(crate) killing: Option<Outcome>,
+    pub(crate) exited: Option<ProcessEnd>,
+    pub(crate) ended: Option<AttemptEnd>,
 }
 
-/// Name of the journal's file.
-pub(crate) const FILE: &str = "journal.jsonl";
-
-/// The journal's file in an attempt's directory.
-pub(crate) fn file(directory: &Path) -> PathBuf {
-    directory.join(FILE)
+impl Journal {
+    /// How it ended, if it did.
+    pub(crate) fn end(&self) -> Option<AttemptEnd> {
+        let exited = || {
+            let exited = self.exited.clone()?;
+            Some(exited.attempt_end(self.killing.clone()))
+        };
+        self.ended.clone().or_else(exited)
+    }
 }
 
-/// Opens a journal to add to it. The file is there, empty, from the beginning.
-pub(crate) fn open(directory: &Path) -> io::Result<File> {
-    File::options().append(true).open(file(directory))
+/// Name of the journal of an attempt that nobody has claimed.
+pub(super) const UNCLAIMED: &str = "journal.unclaimed";
+const CLAIMED: &str = "journal.jsonl";
+const RELEASED: &str = "journal.released";
+/// Its names, in the order in which it may come to them.
+const NAMES: [&str; 3] = [UNCLAIMED, CLAIMED, RELEASED];
+
+/// Opens the journal of an attempt that was just made, to write its first step.
+pub(crate) fn open_new(directory: &Path) -> io::Result<File> {
+    File::options().append(true).open(directory.join(UNCLAIMED))
 }
 
 /// Adds a step in one write.
@@ -73,36 +161,111 @@ pub(crate) fn write(file: &mut File, step: &Step<'_>) -> io::Result<()> {
     file.write_all(&line)
 }
 
-/// Adds a step to a journal that is closed.
-pub(crate) fn append(directory: &Path, step: &Step<'_>) -> io::Result<()> {
-    write(&mut open(directory)?, step)
+/// Adds a step to a journal that is closed, on a line of its own whatever was before: a full disk may have cut it.
+pub(crate) fn append_apart(directory: &Path, step: &Step<'_>) -> io::Result<()> {
+    find(directory)?.0.write_all(&line_apart(step)?)
+}
+
+/// The same for a keeper, which has claimed it.
+pub(crate) fn append_claimed(directory: &Path, step: &Step<'_>) -> io::Result<()> {
+    let mut file = File::options().append(true).open(directory.join(CLAIMED))?;
+    file.write_all(&line_apart(step)?)
+}
+
+fn line_apart(step: &Step<'_>) -> io::Result<Vec<u8>> {
+    let mut line = vec![b'\n'];
+    serde_json::to_writer(&mut line, step)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// Takes an attempt for a keeper that executes it in the next moment. "Not found" when somebody else has it.
+pub(crate) fn claim(directory: &Path) -> io::Result<()> {
+    fs::rename(directory.join(UNCLAIMED), directory.join(CLAIMED))
+}
+
+/// Takes an attempt for the agent, so that nobody executes it any more. False when it is somebody's already.
+pub(crate) fn release(directory: &Path) -> io::Result<bool> {
+    match fs::rename(directory.join(UNCLAIMED), directory.join(RELEASED)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The file of the journal, whatever its name is now.
+pub(crate) fn path(directory: &Path) -> PathBuf {
+    let present = NAMES.iter().map(|name| directory.join(name));
+    let mut present = present.filter(|file| file.exists());
+    present.next().unwrap_or_else(|| directory.join(CLAIMED))
+}
+
+/// Opens the journal under the name that it has. Names only change forwards, so in this order it is not missed.
+fn find(directory: &Path) -> io::Result<(File, Claim)> {
+    let names = [
+        (UNCLAIMED, Claim::Open),
+        (CLAIMED, Claim::Keeper),
+        (RELEASED, Claim::Agent),
+    ];
+    for (name, claim) in names {
+        match File::options()
+            .read(true)
+            .append(true)
+            .open(directory.join(name))
+        {
+            Ok(file) => return Ok((file, claim)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Reads a journal. None when its first line is torn or missing: then nothing can be said about the attempt.
 pub(crate) fn read(directory: &Path) -> io::Result<Option<Journal>> {
-    let bytes = match fs::read(file(directory)) {
+    let (mut file, claim) = match find(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read?,
+        found => found?,
     };
-    let steps = bytes
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok(parse(&bytes, claim))
+}
+
+fn parse(bytes: &[u8], claim: Claim) -> Option<Journal> {
+    let lines = bytes
         .split_inclusive(|byte| *byte == b'\n')
-        .filter(|line| line.ends_with(b"\n"));
+        .filter(|line| line.ends_with(b"\n") && line.len() > 1);
     let mut journal: Option<Journal> = None;
-    for step in steps.filter_map(|line| serde_json::from_slice::<Step<'_>>(line).ok()) {
-        match (step, &mut journal) {
-            (Step::Accepted { report, .. }, _) => {
-                journal = Some(Journal {
-                    report: report.into_owned(),
-                    starting: false,
-                    process: None,
-                    end: None,
-                });
-            }
-            (Step::Starting, Some(journal)) => journal.starting = true,
-            (Step::Process(process), Some(journal)) => journal.process = Some(process),
-            (Step::Ended(end), Some(journal)) => journal.end = Some(end),
-            (_, None) => return Ok(None),
+    for step in lines.filter_map(|line| serde_json::from_slice::<Step<'_>>(line).ok()) {
+        let Some(journal) = &mut journal else {
+            let Step::Accepted {
+                report,
+                definition,
+                keeper,
+            } = step
+            else {
+                return None;
+            };
+            journal = Some(Journal {
+                claim,
+                report: report.into_owned(),
+                definition: definition.into_owned(),
+                keeper: keeper.into_owned(),
+                process: None,
+                killing: None,
+                exited: None,
+                ended: None,
+            });
+            continue;
+        };
+        match step {
+            Step::Accepted { .. } => {}
+            Step::Process(process) => journal.process = Some(process),
+            Step::Killing(outcome) => journal.killing = Some(outcome),
+            Step::Exited(end) => journal.exited = Some(end),
+            Step::Ended(end) => journal.ended = Some(end),
         }
     }
-    Ok(journal)
+    journal
 }

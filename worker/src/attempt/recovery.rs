@@ -1,11 +1,13 @@
 //! What an agent makes of the attempts that it finds when it starts.
 //!
 //! - over: its end is reported again, its output sent again; the server knows what it has already.
-//! - not starting: nothing ran, it is given back.
-//! - without an end otherwise: the processes that are left of it are killed, and it is reported as failed by the restart,
-//!   with the output that it wrote. (Adopting them instead comes later.)
+//! - not claimed: the agent takes it itself, so certainly nothing ran and nothing will; it is given back.
+//! - claimed, without an end, and its keeper lives: adopted. It may have ended meanwhile; the keeper says.
+//! - claimed, without an end, and its keeper is gone: the processes that are left of it are killed, and it is reported as
+//!   ended by the restart, with the output that it wrote.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use scitq_shared::execution::{FailureReason, Outcome};
@@ -13,14 +15,29 @@ use scitq_shared::ids::AttemptId;
 use scitq_shared::output::Stream;
 
 use super::directory;
-use super::journal::{self, Journal, Step};
-use crate::agent::core::{AttemptEnd, Recovered};
+use super::journal::{self, Claim, Journal, Step};
+use crate::agent::core::{AttemptEnd, Found, Recovered};
 use crate::error::WorkerError;
-use crate::runner::leftovers;
+use crate::keeper::{Keepers, Kept};
+use crate::runner::execute::Adopted;
+use crate::runner::{leftovers, users};
 
-/// Reads all attempts and leaves none of them running.
-pub(crate) fn recover(attempts: &Path, boot_id: &str) -> Result<Vec<Recovered>, WorkerError> {
-    let mut recovered = Vec::new();
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    /// All attempts, for the core.
+    pub(crate) attempts: Vec<Recovered>,
+    /// Those that run.
+    pub(crate) running: Vec<Adopted>,
+}
+
+/// Reads all attempts; what runs on has a living keeper.
+pub(crate) fn recover(
+    attempts: &Path,
+    boot_id: &str,
+    keepers: Option<&Keepers>,
+) -> Result<Inheritance, WorkerError> {
+    let mut found = Inheritance::default();
     let mut interrupted = Vec::new();
     let entries =
         fs::read_dir(attempts).map_err(WorkerError::files("read the directory", attempts))?;
@@ -37,25 +54,33 @@ pub(crate) fn recover(attempts: &Path, boot_id: &str) -> Result<Vec<Recovered>, 
             tracing::warn!(path = %path.display(), "left alone: this is not the directory of an attempt");
             continue;
         }
-        match journal::read(&path).map_err(WorkerError::files("read", journal::file(&path)))? {
-            None => {
-                tracing::warn!(
-                    attempt = name,
-                    "removed an attempt without a readable journal; the server counts it as lost"
-                );
-                fs::remove_dir_all(&path).map_err(WorkerError::files("remove", &path))?;
-            }
-            Some(Journal {
-                report,
-                end: Some(end),
-                ..
-            }) => recovered.push(Recovered {
-                report,
-                end: Some(end),
-            }),
-            Some(journal) if journal.starting => interrupted.push((path, journal)),
-            Some(Journal { report, .. }) => recovered.push(Recovered { report, end: None }),
-        }
+        let Some(journal) =
+            settle(&path).map_err(WorkerError::files("read", journal::path(&path)))?
+        else {
+            tracing::warn!(
+                attempt = name,
+                "removed an attempt without a readable journal; the server counts it as lost"
+            );
+            fs::remove_dir_all(&path).map_err(WorkerError::files("remove", &path))?;
+            continue;
+        };
+        let state = if let Some(end) = journal.end() {
+            Found::Ended(end)
+        } else if journal.claim == Claim::Agent {
+            Found::Unstarted
+        } else if let Some(kept) =
+            keepers.and_then(|keepers| keepers.adopt(&journal.keeper, journal.report.attempt))
+        {
+            found.running.push(adopted(&journal, kept));
+            Found::Running(Box::new(journal.definition))
+        } else {
+            interrupted.push((path, journal));
+            continue;
+        };
+        found.attempts.push(Recovered {
+            report: journal.report,
+            found: state,
+        });
     }
     let ids: Vec<AttemptId> = interrupted
         .iter()
@@ -65,22 +90,57 @@ pub(crate) fn recover(attempts: &Path, boot_id: &str) -> Result<Vec<Recovered>, 
         .iter()
         .filter_map(|(_, journal)| journal.process.as_ref());
     leftovers::kill(processes, &ids, boot_id);
-    for (path, Journal { report, .. }) in interrupted {
-        let end = interrupted_end(&path);
-        journal::append(&path, &Step::Ended(end.clone()))
-            .map_err(WorkerError::files("write", journal::file(&path)))?;
-        recovered.push(Recovered {
+    for (
+        path,
+        Journal {
+            report, killing, ..
+        },
+    ) in interrupted
+    {
+        let mut end = interrupted_end(&path);
+        end.outcome = killing.unwrap_or(end.outcome);
+        if let Err(error) = journal::append_apart(&path, &Step::Ended(end.clone())) {
+            // Found again like this by the next agent, which comes to the same.
+            tracing::warn!(attempt = %report.attempt, %error, "the end of an attempt could not be recorded");
+        }
+        found.attempts.push(Recovered {
             report,
-            end: Some(end),
+            found: Found::Ended(end),
         });
     }
-    recovered.sort_by_key(|recovered| recovered.report.attempt);
-    Ok(recovered)
+    found.attempts.sort_by_key(|found| found.report.attempt);
+    Ok(found)
 }
 
-fn interrupted_end(directory: &Path) -> AttemptEnd {
+/// Reads a journal, and takes the attempt if nobody has: from then on its claim is final.
+fn settle(directory: &Path) -> io::Result<Option<Journal>> {
+    match journal::read(directory)? {
+        Some(journal) if journal.claim == Claim::Open => {
+            // If a keeper was quicker it says so now.
+            journal::release(directory)?;
+            journal::read(directory)
+        }
+        other => Ok(other),
+    }
+}
+
+fn adopted(journal: &Journal, kept: Kept) -> Adopted {
+    let definition = &journal.definition;
+    let switch = users::switch(definition.uid, definition.gid);
+    Adopted {
+        attempt: journal.report.attempt,
+        task: journal.report.task,
+        kept,
+        killing: journal.killing.clone(),
+        same_user: matches!(switch, Ok(None)),
+    }
+}
+
+/// The end of an attempt that nobody saw.
+pub(crate) fn interrupted_end(directory: &Path) -> AttemptEnd {
     let detail =
-        "the worker restarted while the task ran; what was left of the task was killed".to_owned();
+        "the keeper of the task was gone while the task ran; what was left of the task was killed"
+            .to_owned();
     AttemptEnd {
         ended_at: scitq_shared::now(),
         exit: None,
@@ -99,18 +159,18 @@ mod tests {
     use std::os::unix::process::CommandExt as _;
     use std::process::{Child, Command, Stdio};
 
+    use scitq_shared::execution::{Exit, MemorySource, Usage};
     use scitq_shared::ids::{DispatchId, Epoch, Revision, TaskId};
     use scitq_shared::names::BatchName;
     use scitq_shared::protocol::AttemptReport;
 
     use super::super::directory::AttemptDirectories;
-    use super::super::journal::ProcessIdentity;
+    use super::super::journal::{ProcessEnd, ProcessIdentity};
     use super::*;
-    use crate::machine::boot_id;
-    use crate::runner::start_ticks;
+    use crate::machine::{boot_id, start_ticks};
 
     /// An attempt's directory with this much of a journal.
-    fn make(attempts: &Path, steps: &[Step<'_>], torn: &str) -> AttemptId {
+    fn make(attempts: &Path, claim: Claim, steps: &[Step<'_>], torn: &str) -> AttemptId {
         let attempt = AttemptId::generate();
         let path = AttemptDirectories::open(attempts)
             .unwrap()
@@ -138,13 +198,19 @@ mod tests {
         let first = Step::Accepted {
             report: std::borrow::Cow::Owned(report),
             definition: std::borrow::Cow::Owned(definition),
+            keeper: "keeper-1-1".into(),
         };
-        let mut file = journal::open(&path).unwrap();
+        let mut file = journal::open_new(&path).unwrap();
         for step in [&first].into_iter().chain(steps) {
             journal::write(&mut file, step).unwrap();
         }
         std::io::Write::write_all(&mut file, torn.as_bytes()).unwrap();
         fs::write(directory::stream_file(&path, Stream::Stdout), "12345").unwrap();
+        match claim {
+            Claim::Open => {}
+            Claim::Keeper => journal::claim(&path).unwrap(),
+            Claim::Agent => assert!(journal::release(&path).unwrap()),
+        }
         attempt
     }
 
@@ -161,7 +227,7 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         ProcessIdentity {
             pid,
-            start_ticks: start_ticks(pid).unwrap(),
+            started_ticks: (start_ticks(pid).unwrap(), start_ticks(pid).unwrap()),
             boot_id: boot_id(),
         }
     }
@@ -174,44 +240,79 @@ mod tests {
             outcome: Outcome::Succeeded,
             ..interrupted_end(attempts)
         };
-        let over = make(attempts, &[Step::Starting, Step::Ended(end.clone())], "");
-        let unstarted = make(attempts, &[], "{\"step\":\"star");
-        let starting = make(attempts, &[Step::Starting], "{\"step\":\"proc");
+        let process_end = ProcessEnd {
+            ended_at: scitq_shared::now(),
+            exit: Exit::Code(3),
+            usage: Usage {
+                user_cpu_ms: 1,
+                system_cpu_ms: 2,
+                peak_memory_bytes: 3,
+                memory_source: MemorySource::LargestProcess,
+            },
+            stdout_bytes: 5,
+            stderr_bytes: 0,
+            out_of_memory: None,
+        };
+        let stopped = Outcome::Failed {
+            reason: FailureReason::Cancelled,
+            detail: "by a person".to_owned(),
+        };
+        let exited = Step::Exited(process_end.clone());
+        let ran = Claim::Keeper;
+        let over = make(attempts, ran, &[Step::Ended(end.clone())], "");
+        let unstarted = make(attempts, Claim::Open, &[], "{\"step\":\"proc");
+        let given_back = make(attempts, Claim::Agent, &[], "");
+        let claimed = make(attempts, ran, &[], "{\"step\":\"proc");
+        let ended = make(attempts, ran, std::slice::from_ref(&exited), "");
+        let killing = Step::Killing(stopped.clone());
+        let killed = make(attempts, ran, &[killing, exited.clone()], "");
+        // A full disk cut a line; the keeper came to write its word later.
+        let cut = make(attempts, ran, &[], "{\"step\":\"killing\",\"res");
+        journal::append_apart(&directory::of(attempts, cut), &exited).unwrap();
+        let refused = make(attempts, Claim::Open, &[Step::Ended(end.clone())], "");
         fs::create_dir(attempts.join(AttemptId::generate().to_string())).unwrap();
         fs::create_dir(attempts.join("of someone else")).unwrap();
         let torn = directory::of(attempts, AttemptId::generate());
         fs::create_dir(&torn).unwrap();
-        fs::write(journal::file(&torn), "{\"step\":\"accepted\"").unwrap();
+        fs::write(torn.join("journal.unclaimed"), "{\"step\":\"accepted\"").unwrap();
 
+        let by_itself = process_end.clone().attempt_end(None);
         for _ in 0..2 {
-            let recovered = recover(attempts, &boot_id()).unwrap();
-            let ends: Vec<(AttemptId, Option<AttemptEnd>)> = recovered
+            let recovered = recover(attempts, &boot_id(), None).unwrap();
+            assert!(recovered.running.is_empty());
+            let mut found: std::collections::BTreeMap<AttemptId, Found> = recovered
+                .attempts
                 .into_iter()
-                .map(|found| (found.report.attempt, found.end))
+                .map(|found| (found.report.attempt, found.found))
                 .collect();
-            let [
-                (first, Some(first_end)),
-                (second, None),
-                (third, Some(third_end)),
-            ] = &ends[..]
-            else {
-                panic!("{ends:?}");
+            let mut take = |attempt| found.remove(&attempt).unwrap();
+            assert_eq!(take(over), Found::Ended(end.clone()));
+            assert_eq!(take(refused), Found::Ended(end.clone()));
+            assert_eq!(take(unstarted), Found::Unstarted);
+            assert_eq!(take(given_back), Found::Unstarted);
+            assert_eq!(take(ended), Found::Ended(by_itself.clone()));
+            assert_eq!(take(cut), Found::Ended(by_itself.clone()));
+            let on_purpose = process_end.clone().attempt_end(Some(stopped.clone()));
+            assert_eq!(take(killed), Found::Ended(on_purpose));
+            let Found::Ended(interrupted) = take(claimed) else {
+                panic!("it counts as run");
             };
-            assert_eq!((*first, *second, *third), (over, unstarted, starting));
-            assert_eq!(*first_end, end);
             assert!(matches!(
-                third_end.outcome,
+                interrupted.outcome,
                 Outcome::Failed {
                     reason: FailureReason::AgentRestarted,
                     ..
                 }
             ));
-            assert_eq!(third_end.stdout_bytes, 5);
+            assert_eq!(interrupted.stdout_bytes, 5);
+            assert!(found.is_empty(), "{found:?}");
         }
+        // What the agent has taken no keeper can take any more.
+        assert!(journal::claim(&directory::of(attempts, unstarted)).is_err());
         assert_eq!(
             fs::read_dir(attempts).unwrap().count(),
-            4,
-            "three attempts and what is of someone else"
+            9,
+            "eight attempts and what is of someone else"
         );
     }
 
@@ -225,7 +326,7 @@ mod tests {
             identity(&children[2]),
         ];
         let later = ProcessIdentity {
-            start_ticks: later.start_ticks + 1,
+            started_ticks: (later.started_ticks.0 + 1, later.started_ticks.1 + 2),
             ..later
         };
         let other_boot = ProcessIdentity {
@@ -235,11 +336,12 @@ mod tests {
         for process in [same, later, other_boot] {
             make(
                 attempts.path(),
-                &[Step::Starting, Step::Process(process)],
+                Claim::Keeper,
+                &[Step::Process(process)],
                 "",
             );
         }
-        recover(attempts.path(), &boot_id()).unwrap();
+        recover(attempts.path(), &boot_id(), None).unwrap();
         assert!(!children[0].wait().unwrap().success());
         for child in &mut children[1..] {
             assert!(child.try_wait().unwrap().is_none());
@@ -251,9 +353,9 @@ mod tests {
     #[test]
     fn what_left_the_group_is_known_by_its_environment() {
         let attempts = tempfile::tempdir().unwrap();
-        let attempt = make(attempts.path(), &[Step::Starting], "");
+        let attempt = make(attempts.path(), Claim::Keeper, &[], "");
         let mut child = sleep(Some(attempt));
-        recover(attempts.path(), &boot_id()).unwrap();
+        recover(attempts.path(), &boot_id(), None).unwrap();
         assert!(!child.wait().unwrap().success());
     }
 }

@@ -1,6 +1,6 @@
-//! Starting an attempt: directory, journal, work directory, process. Blocking; runs beside the agent.
+//! Starting an attempt: directory, journal, work directory, and the order to a keeper. Blocking; runs beside the agent.
 
-use std::fs::File;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,102 +8,90 @@ use scitq_shared::execution::FailureReason;
 use scitq_shared::output::Stream;
 
 use super::environment::{self, environment};
-use super::process::Process;
-use super::spawn::{Program, spawn, spawn_as};
 use super::users::{self, Switch};
 use super::work_directory::WorkDirectories;
 use super::{Site, StartFailure, command, lookup, work_directory};
 use crate::agent::core::Execution;
 use crate::attempt::directory;
 use crate::attempt::journal::{self, Step};
+use crate::keeper::{Kept, StartOrder, User};
 
-/// A started attempt.
+/// An attempt that was handed to a keeper.
 #[derive(Debug)]
 pub(crate) struct Launched {
-    pub(crate) process: Process,
-    pub(crate) work_directory: PathBuf,
+    pub(crate) kept: Kept,
+    pub(crate) order: StartOrder,
     /// True when the work directory may be used for another attempt.
     pub(crate) same_user: bool,
 }
 
-/// Starts it, or says why it could not be started.
+/// Prepares it and hands it over, or says why it cannot be started.
 pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, StartFailure> {
     let attempt = execution.report.attempt;
-    let (directory, mut journal) = begin(site, execution)
+    let kept = site.keepers.take(attempt).map_err(|error| {
+        let what = "start the keeper of its tasks in";
+        fault(what, &site.attempts.of(attempt), &error)
+    })?;
+    let directory = begin(site, execution, kept.keeper())
         .map_err(|error| fault("keep the attempt in", &site.attempts.of(attempt), &error))?;
     let definition = &execution.message.definition;
     let words = command::words(definition)?;
     let switch = users::switch(definition.uid, definition.gid)?;
-    let work = site
-        .work
-        .take(attempt)
-        .map_err(|error| fault("make the work directory", &site.work.path(attempt), &error))?;
-    let place = Place {
-        directory: &directory,
-        work: &work,
-    };
-    let started = start(
-        site,
-        execution,
-        &place,
-        &words,
-        switch.as_ref(),
-        &mut journal,
-    );
-    let process = match started {
-        Ok(process) => process,
+    let work = site.work.take(attempt).map_err(|error| {
+        WorkDirectories::remove(&site.work.path(attempt));
+        fault("make the work directory", &site.work.path(attempt), &error)
+    })?;
+    let prepared = prepare(site, execution, (&directory, &work), words, switch.as_ref());
+    let started = prepared.and_then(|order| {
+        // Kept for the case that the keeper is gone before it has read this.
+        let sent = kept.start(order.clone());
+        sent.map(|()| order)
+            .map_err(|error| fault("ask the keeper to start", &work, &error))
+    });
+    match started {
+        Ok(order) => Ok(Launched {
+            kept,
+            order,
+            same_user: switch.is_none(),
+        }),
         Err(failure) => {
-            if switch.is_none() {
-                site.work.give_back(&work);
-            } else {
-                WorkDirectories::remove(&work);
-            }
-            return Err(failure);
+            site.put_away(attempt, switch.is_none());
+            Err(failure)
         }
-    };
-    if let Err(error) = journal::write(
-        &mut journal,
-        &Step::Process(process.identity(&site.boot_id)),
-    ) {
-        // The process runs and will be reported; only a restart of the agent in the meantime would have needed this.
-        tracing::warn!(%attempt, %error, "the process of an attempt could not be recorded");
     }
-    Ok(Launched {
-        process,
-        work_directory: work,
-        same_user: switch.is_none(),
-    })
 }
 
-fn begin(site: &Site, execution: &Execution) -> io::Result<(PathBuf, File)> {
+/// Hands an attempt over again, whose keeper went without having claimed it.
+pub(crate) fn launch_again(site: &Site, order: &StartOrder) -> Result<Kept, StartFailure> {
+    let again = || {
+        let kept = site.keepers.take(order.attempt)?;
+        kept.start(order.clone())?;
+        Ok(kept)
+    };
+    again().map_err(|error| fault("ask the keeper to start", &order.work_directory, &error))
+}
+
+fn begin(site: &Site, execution: &Execution, keeper: &str) -> io::Result<PathBuf> {
     let directory = site.attempts.make(execution.report.attempt)?;
     let step = Step::Accepted {
         report: std::borrow::Cow::Borrowed(&execution.report),
         definition: std::borrow::Cow::Borrowed(&execution.message.definition),
+        keeper: keeper.into(),
     };
-    let mut journal = journal::open(&directory)?;
-    journal::write(&mut journal, &step)?;
-    Ok((directory, journal))
+    journal::write(&mut journal::open_new(&directory)?, &step)?;
+    Ok(directory)
 }
 
-/// The two directories of an attempt.
-struct Place<'a> {
-    directory: &'a Path,
-    work: &'a Path,
-}
-
-fn start(
+fn prepare(
     site: &Site,
     execution: &Execution,
-    place: &Place<'_>,
-    words: &[std::ffi::OsString],
+    (directory, work): (&Path, &Path),
+    words: Vec<OsString>,
     switch: Option<&Switch>,
-    journal: &mut File,
-) -> Result<Process, StartFailure> {
-    let Place { directory, work } = *place;
+) -> Result<StartOrder, StartFailure> {
     let program = words
         .first()
-        .map_or_else(Default::default, std::ffi::OsString::as_os_str);
+        .map_or_else(Default::default, OsString::as_os_str);
     let file = lookup::find(program, &site.base.path, work)?;
     let variables = environment(
         &site.base,
@@ -115,57 +103,59 @@ fn start(
             cpu: environment::cpu(site.cores, execution.concurrency),
         },
     );
-    let (stdout, stderr) = (
-        directory::stream_file(directory, Stream::Stdout),
-        directory::stream_file(directory, Stream::Stderr),
-    );
-    let program = Program {
-        file: &file,
-        words,
-        environment: &variables,
-        work_directory: work,
-        stdout: &stdout,
-        stderr: &stderr,
+    let entry = |(name, value): (&str, OsString)| {
+        let mut entry = OsString::from(name);
+        entry.push("=");
+        entry.push(value);
+        entry
     };
     if let Some(switch) = switch {
-        give_to(switch, place).map_err(|error| fault("give to the task's user", work, &error))?;
+        give_to(switch, directory, work)
+            .map_err(|error| fault("give to the task's user", work, &error))?;
     }
-    journal::write(journal, &Step::Starting)
-        .map_err(|error| fault("keep the attempt in", directory, &error))?;
-    let spawned = match switch {
-        None => spawn(&program),
-        Some(switch) => spawn_as(&program, switch),
-    };
-    let pid = spawned.map_err(|error| not_started(&file, &error))?;
-    Process::watch(pid).map_err(|error| {
-        StartFailure::new(
-            FailureReason::WorkerFault,
-            format!("the worker cannot watch the process: {error}"),
-        )
+    Ok(StartOrder {
+        attempt: execution.report.attempt,
+        file,
+        words,
+        environment: variables.into_iter().map(entry).collect(),
+        work_directory: work.to_owned(),
+        user: switch.map(|switch| User {
+            uid: switch.uid,
+            gid: switch.gid,
+        }),
     })
 }
 
 /// The work directory, and the files of the output: `/dev/stdout` is opened anew by those who write to it.
-fn give_to(switch: &Switch, place: &Place<'_>) -> io::Result<()> {
+fn give_to(switch: &Switch, directory: &Path, work: &Path) -> io::Result<()> {
     let give = |path: &Path| std::os::unix::fs::chown(path, Some(switch.uid), Some(switch.gid));
-    give(place.work)?;
+    give(work)?;
     for inner in work_directory::INNER {
-        give(&place.work.join(inner))?;
+        give(&work.join(inner))?;
     }
     for stream in [Stream::Stdout, Stream::Stderr] {
-        give(&directory::stream_file(place.directory, stream))?;
+        give(&directory::stream_file(directory, stream))?;
     }
     Ok(())
 }
 
-fn fault(what: &str, path: &Path, error: &io::Error) -> StartFailure {
-    StartFailure::new(
-        FailureReason::WorkerFault,
-        format!("the worker cannot {what} {}: {error}", path.display()),
-    )
+/// The worker could not do its part; that its disk is full is told apart.
+pub(crate) fn fault(what: &str, path: &Path, error: &io::Error) -> StartFailure {
+    let shown = path.display();
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => StartFailure::new(
+            FailureReason::DiskFull,
+            format!("the worker cannot {what} {shown}: {error}; make room there"),
+        ),
+        _ => StartFailure::new(
+            FailureReason::WorkerFault,
+            format!("the worker cannot {what} {shown}: {error}"),
+        ),
+    }
 }
 
-fn not_started(file: &Path, error: &io::Error) -> StartFailure {
+/// Why a program that is there could not be executed.
+pub(crate) fn not_executed(file: &Path, error: &io::Error) -> StartFailure {
     let shown = file.display();
     let (reason, detail) = match error.raw_os_error() {
         Some(libc::EACCES) => (

@@ -1,4 +1,4 @@
-//! Processes that an agent which was killed left behind.
+//! Processes that a keeper which was killed left behind.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use scitq_shared::ids::AttemptId;
 
-use super::process::start_ticks;
 use crate::attempt::journal::ProcessIdentity;
+use crate::machine::start_ticks;
 
 /// How long killed processes are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,8 +23,10 @@ pub(crate) fn kill<'a>(
         return;
     }
     for process in processes {
-        let same =
-            process.boot_id == boot_id && start_ticks(process.pid) == Some(process.start_ticks);
+        let (earliest, latest) = process.started_ticks;
+        let started = || start_ticks(process.pid);
+        let same = process.boot_id == boot_id
+            && started().is_some_and(|at| (earliest..=latest).contains(&at));
         if let Some(pid) = Pid::from_raw(process.pid).filter(|_| same) {
             // It may end by itself in this moment.
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
@@ -36,7 +38,7 @@ pub(crate) fn kill<'a>(
         .collect();
     let deadline = Instant::now() + PATIENCE;
     while kill_marked(&marks) && Instant::now() < deadline {
-        // Start-up of an agent, before anything waits for it; the kernel tells nobody when another's child is gone.
+        // On a thread that may wait; the kernel tells nobody when another's child is gone.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,22 +1,20 @@
 //! Runners: what executes a task on this machine. There is one for bare tasks; containers come to stand beside it.
 
+mod clearing;
 mod command;
 pub(crate) mod environment;
 pub(crate) mod execute;
 mod launch;
 pub(crate) mod leftovers;
 mod lookup;
-mod process;
 mod site;
-mod spawn;
-mod users;
+pub(crate) mod users;
 pub(crate) mod work_directory;
 
 use scitq_shared::definition::TaskDefinition;
 use scitq_shared::execution::{FailureReason, Outcome};
 
-#[cfg(test)]
-pub(crate) use process::start_ticks;
+pub(crate) use clearing::Clearing;
 pub(crate) use site::Site;
 
 /// Why an attempt could not be started: a word for rules and words for people.

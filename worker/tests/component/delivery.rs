@@ -129,15 +129,23 @@ async fn messages_of_an_old_epoch_are_returned_and_unreadable_ones_dead_lettered
     site.server.publish(&newest).await;
     site.server.until_applied(TaskId(3)).await;
     let channel = site.server.channel().await;
-    for _ in 0..4 {
+    for word in [
+        "cannot be read",
+        "cannot be read",
+        "version 99",
+        "cannot be read",
+    ] {
         let rejected = channel
             .get(scitq_broker::topology::REJECTED_QUEUE)
             .await
-            .unwrap();
-        channel
-            .ack(rejected.expect("one dead letter for each").tag)
-            .await
-            .unwrap();
+            .unwrap()
+            .expect("one dead letter for each");
+        let header = |name: &str| rejected.properties.headers.get(name).cloned();
+        let reason = header("scitq-reason").unwrap();
+        assert!(reason.contains(word), "{reason}");
+        let queue = scitq_broker::topology::batch_queue_name("Default");
+        assert_eq!(header("scitq-routing-key"), Some(queue));
+        channel.ack(rejected.tag).await.unwrap();
     }
 }
 

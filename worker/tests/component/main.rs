@@ -7,12 +7,15 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod adoption;
 mod connections;
 mod control;
 mod delivery;
 mod output;
 mod processes;
+mod program;
 mod rabbitmq;
 mod restarts;
+mod scarcity;
 mod server;
 mod site;

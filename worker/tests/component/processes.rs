@@ -394,6 +394,12 @@ async fn user_and_group_are_taken_where_the_worker_is_root() {
         let (pid, session) = lines[4].split_once(' ').unwrap();
         assert_eq!(pid, session);
         assert_eq!(lines[5].trim(), "0 1 2");
+        let signals = TaskDefinition {
+            uid: Some(65_534),
+            ..definition("grep -E ^SigBlk /proc/self/status")
+        };
+        let (_, stdout, _) = site.server.run(signals).await;
+        assert_eq!(stdout, b"SigBlk:\t0000000000000000\n");
         let bad = TaskDefinition {
             uid: Some(65_534),
             ..definition("no-such-program")

@@ -384,6 +384,13 @@ async fn serve(
                     let desired = desired.lock().unwrap().clone();
                     answers.push(ControlCommand::Welcome { desired, program_version: "test".to_owned() });
                 }
+                // A worker that says it again has not heard the answer.
+                if let WorkerEvent::Ended(report) = &message.event
+                    && heard.applied.contains(&report.attempt)
+                {
+                    let attempts = vec![report.attempt];
+                    answers.push(ControlCommand::Applied { attempts });
+                }
                 heard.events.push(message);
                 heard.acknowledge.then_some(delivery.tag)
             }

@@ -49,6 +49,7 @@ impl Site {
         let name = WorkerName::new(NAME).unwrap();
         let mut options = WorkerOptions::new(self.broker.clone(), name, self.state(), self.work());
         options.heartbeat_every = Duration::from_millis(200);
+        options.keeper_program = env!("CARGO_BIN_EXE_scitq-worker").into();
         change(&mut options);
         options
     }

@@ -26,6 +26,7 @@ macro_rules! on_both_pairs {
     };
 }
 
+mod adoption;
 mod bad_input;
 mod environment;
 mod examples;

@@ -160,13 +160,19 @@ async fn task_messages_that_cannot_be_read_are_put_aside() {
     let first = system.launch(["true"]).await;
     system.succeeded(&[first]).await;
     let queue = topology::batch_queue_name("Default");
-    for body in [&b"\0\xff"[..], b"{}", b"{\"version\":9999}"] {
+    let table = [
+        (&b"\0\xff"[..], "cannot be read"),
+        (b"{}", "cannot be read"),
+        (b"{\"version\":9999}", "version 9999"),
+    ];
+    for (body, reason) in table {
         publish(&channel, topology::TASKS_EXCHANGE, &queue, body).await;
         let aside = rejected(&channel).await;
         assert_eq!(aside.body, body);
         let header = |name: &str| aside.properties.headers.get(name).map(String::as_str);
-        assert_eq!(header("x-first-death-queue"), Some(queue.as_str()));
-        assert_eq!(header("x-first-death-reason"), Some("rejected"));
+        assert_eq!(header("scitq-routing-key"), Some(queue.as_str()));
+        let told = header("scitq-reason").unwrap_or_default();
+        assert!(told.contains(reason), "{reason:?} in {told:?}");
     }
     let task = system.launch(["echo", "still here"]).await;
     system.succeeded(&[task]).await;

@@ -75,11 +75,9 @@ impl World {
         }
         worker.processes.remove(&attempt);
         self.ledger.gone(process.task, attempt);
-        if worker.agent.is_none() {
-            return;
-        }
         self.ledger.exited(process.task, attempt, process.code);
         let exit = Exit::Code(process.code);
+        // Its keeper writes it down also when there is no agent to be told.
         self.record(
             index,
             attempt,

@@ -39,9 +39,7 @@ impl Core {
             }
             ControlCommand::Revoke { dispatches } => self.revoke(now, dispatches),
             ControlCommand::Stop { attempts } => self.stop_attempts(now, &attempts),
-            ControlCommand::Restart { .. } => {
-                tracing::warn!("this worker cannot start itself anew yet");
-            }
+            ControlCommand::Restart { boots } => self.restart(now, boots),
         }
     }
 

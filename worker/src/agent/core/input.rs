@@ -59,6 +59,15 @@ pub struct Place {
     pub delivery: DeliveryNumber,
 }
 
+impl Place {
+    /// Of what came to an agent before this one: no number of a channel, subscription or delivery is 0.
+    pub const NOWHERE: Self = Self {
+        channel: ChannelNumber(0),
+        consumer: ConsumerNumber(0),
+        delivery: DeliveryNumber(0),
+    };
+}
+
 /// How an attempt ended, as far as its machine knows.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AttemptEnd {
@@ -146,6 +155,8 @@ pub enum Input {
     Drain,
     /// End the running tasks, report them, and end.
     Stop,
+    /// The restart that was asked for cannot be done: the agent goes on.
+    RestartFailed,
     /// A deadline has passed.
     Tick,
 }
@@ -218,6 +229,18 @@ pub enum Effect {
     },
     /// Execute a task.
     Execute(Box<Execution>),
+    /// See an attempt that was found running through to its end; it is told as [`Input::ProcessEnded`].
+    Adopt {
+        /// Which attempt.
+        attempt: AttemptId,
+    },
+    /// Ask a running task to end; its end carries this outcome.
+    Terminate {
+        /// Which attempt.
+        attempt: AttemptId,
+        /// What it comes to.
+        outcome: Outcome,
+    },
     /// Kill a running task; its end carries this outcome.
     Kill {
         /// Which attempt.
@@ -234,6 +257,9 @@ pub enum Effect {
     },
     /// Remember the desired state over restarts.
     Persist(DesiredState),
-    /// Nothing is left to do: end.
+    /// Start the agent anew, on the program that stands in its file now. What runs goes on. Answered by
+    /// [`Input::RestartFailed`] if that cannot be done, else by a new agent.
+    Restart,
+    /// Nothing is left to do here: end. What still runs goes on, and the next agent finds it.
     End,
 }

@@ -184,6 +184,9 @@ impl World {
             | Effect::CloseChannel { .. }
             | Effect::Reconnect { .. } => self.commands.push_back(effect),
             Effect::Kill { .. }
+            | Effect::Terminate { .. }
+            | Effect::Adopt { .. }
+            | Effect::Restart
             | Effect::Beat(_)
             | Effect::SendOutput(_)
             | Effect::Discard { .. }

@@ -55,6 +55,10 @@ pub(super) fn new_core(desired_state: Option<DesiredState>, recovered: Vec<Recov
         accept_after: SECOND / 2,
         queue_retry: (SECOND, SECOND * 30),
         farewell: SECOND * 8,
+        drain_timeout: None,
+        on_drain_timeout: OnDrainTimeout::Leave,
+        stop_grace: SECOND * 10,
+        can_restart: true,
     };
     Core::new(identity, rules, desired_state, recovered)
 }
@@ -725,11 +729,11 @@ fn attempts_of_an_earlier_run_are_reported_again() {
     let recovered = vec![
         Recovered {
             report: over,
-            end: Some(succeeded(10)),
+            found: Found::Ended(succeeded(10)),
         },
         Recovered {
             report: nothing_ran.clone(),
-            end: None,
+            found: Found::Unstarted,
         },
     ];
     let mut drive = Drive::with(new_core(None, recovered));
@@ -874,4 +878,211 @@ fn too_many_tombstones_close_the_channel() {
     assert_eq!(kinds(&effects), ["absent"]);
     assert!(matches!(effects[1..], [Effect::CloseChannel { .. }]));
     assert!(drive.core.tombstones.is_empty());
+}
+
+/// A worker that runs one task and holds another, told so by this rule.
+fn holding(rules: impl FnOnce(&mut Rules)) -> (Drive, AttemptId, AttemptId) {
+    let mut drive = Drive::consuming(1, 1);
+    rules(&mut drive.core.rules);
+    let (running, _) = drive.run(task(1, 1));
+    let (waiting, _, _) = drive.deliver(task(2, 1));
+    (drive, running, waiting)
+}
+
+fn ends(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::End))
+}
+
+#[test]
+fn what_runs_on_is_adopted_with_its_slots() {
+    let mut drive = Drive::consuming(2, 0);
+    let (attempt, _) = drive.run(task(1, 2));
+    let active = &drive.core.active[&attempt];
+    let found = Found::Running(Box::new(active.message.definition.clone()));
+    let recovered = vec![Recovered {
+        report: active.report.clone(),
+        found,
+    }];
+    let mut drive = Drive::with(new_core(Some(desired(1, 3, 0)), recovered));
+    let effects = drive.tell(Input::Tick);
+    assert!(matches!(effects[..], [Effect::Adopt { attempt: adopted }] if adopted == attempt));
+    let effects = drive.tell(Input::LinkUp);
+    assert_eq!(kinds(&effects), ["hello"], "its start was announced before");
+    // Its delivery came by another connection: it takes room beside the subscription.
+    assert_eq!(consume_of(&effects), Some(2));
+    let inventory = drive.core.inventory();
+    assert!(
+        matches!(inventory[..], [item] if item.attempt == attempt && item.phase == AttemptPhase::Running)
+    );
+    drive.answer_consume(&effects);
+    let (_, _, effects) = drive.deliver(task(2, 2));
+    assert!(kinds(&effects).is_empty(), "one slot is left, of three");
+    drive.tell(Input::LinkDown);
+    assert_eq!(drive.core.occupied(3), 2, "no connection takes it away");
+    let effects = drive.tell(Input::LinkUp);
+    drive.confirm(&effects);
+    let effects = drive.tell(Input::ProcessEnded {
+        attempt,
+        end: succeeded(0),
+    });
+    assert!(kinds(&effects).contains(&"ended") && acks(&effects).is_empty());
+}
+
+#[test]
+fn a_drain_that_takes_too_long_leaves_what_runs() {
+    for (timeout, wait) in [(Duration::ZERO, Duration::ZERO), (SECOND * 30, SECOND * 30)] {
+        let (mut drive, _, waiting) = holding(|rules| rules.drain_timeout = Some(timeout));
+        let mut effects = drive.tell(Input::Drain);
+        assert_eq!(releases(&effects), [(waiting, ReleaseReason::LessRoom)]);
+        assert!(!ends(&effects), "what is given back is not confirmed");
+        if wait > Duration::ZERO {
+            assert!(!ends(&drive.confirm(&effects)));
+            assert_eq!(
+                drive
+                    .core
+                    .next_deadline()
+                    .map(|at| at <= drive.elapsed + wait),
+                Some(true)
+            );
+            effects = drive.later(wait);
+        } else {
+            effects = drive.confirm(&effects);
+        }
+        assert!(ends(&effects));
+        let said =
+            |effect: &Effect| matches!(effect, Effect::Kill { .. } | Effect::Terminate { .. });
+        assert!(
+            !effects.iter().any(said) && kinds(&effects).is_empty(),
+            "no goodbye: {effects:?}"
+        );
+    }
+    // Nobody answers: it is not waited for.
+    let (mut drive, _, _) = holding(|rules| rules.drain_timeout = Some(Duration::ZERO));
+    assert!(!ends(&drive.tell(Input::Drain)));
+    assert!(ends(&drive.later(SECOND * 2)));
+}
+
+#[test]
+fn a_drain_that_takes_too_long_asks_what_runs_to_end_and_then_kills_it() {
+    let (mut drive, running, _) = holding(|rules| {
+        rules.drain_timeout = Some(SECOND * 5);
+        rules.on_drain_timeout = OnDrainTimeout::Stop;
+    });
+    let effects = drive.tell(Input::Drain);
+    drive.confirm(&effects);
+    let effects = drive.later(SECOND * 5);
+    assert!(effects.iter().any(
+        |effect| matches!(effect, Effect::Terminate { attempt, outcome: Outcome::Failed { reason: FailureReason::AgentRestarted, .. } }
+            if *attempt == running)
+    ));
+    assert!(
+        !drive
+            .later(SECOND * 9)
+            .iter()
+            .any(|effect| matches!(effect, Effect::Kill { .. }))
+    );
+    let effects = drive.later(SECOND);
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Kill { attempt, .. } if *attempt == running))
+    );
+    let effects = drive.tell(Input::ProcessEnded {
+        attempt: running,
+        end: succeeded(0),
+    });
+    assert_eq!(kinds(&effects), ["ended"]);
+    drive.confirm(&effects);
+    let applied = vec![running];
+    let effects = drive.command(ControlCommand::Applied { attempts: applied });
+    assert_eq!(kinds(&effects), ["goodbye"]);
+    assert!(ends(&drive.confirm(&effects)));
+}
+
+#[test]
+fn a_restart_gives_back_what_has_not_started_and_leaves_what_runs() {
+    let (mut drive, _, waiting) = holding(|_| {});
+    let other = drive.command(ControlCommand::Restart { boots: 2 });
+    assert!(other.is_empty(), "it is for an earlier start: {other:?}");
+    let effects = drive.command(ControlCommand::Restart { boots: 3 });
+    assert_eq!(releases(&effects), [(waiting, ReleaseReason::LessRoom)]);
+    let restarts = |effects: &[Effect]| {
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Restart))
+    };
+    assert!(!restarts(&effects));
+    assert!(restarts(&drive.confirm(&effects)));
+    assert!(
+        drive
+            .command(ControlCommand::Restart { boots: 3 })
+            .is_empty(),
+        "once"
+    );
+    // It cannot be done: it takes work again, and does not try again for a while.
+    drive.tell(Input::Cancelled {
+        consumer: drive.consumer,
+    });
+    let effects = drive.tell(Input::RestartFailed);
+    assert_eq!(
+        consume_of(&effects),
+        Some(1),
+        "one of two runs: {effects:?}"
+    );
+    assert!(!restarts(
+        &drive.command(ControlCommand::Restart { boots: 3 })
+    ));
+    drive.later(SECOND * 61);
+    assert!(restarts(
+        &drive.command(ControlCommand::Restart { boots: 3 })
+    ));
+}
+
+#[test]
+fn a_restart_does_not_execute_what_was_only_announced() {
+    let mut drive = Drive::consuming(1, 0);
+    let (attempt, _, started) = drive.deliver(task(1, 1));
+    assert_eq!(kinds(&started), ["started"]);
+    let effects = drive.command(ControlCommand::Restart { boots: 3 });
+    assert_eq!(releases(&effects), [(attempt, ReleaseReason::LessRoom)]);
+    let late = drive.confirm(&started);
+    assert!(
+        !late
+            .iter()
+            .any(|effect| matches!(effect, Effect::Execute(_))),
+        "{late:?}"
+    );
+}
+
+#[test]
+fn a_part_of_another_program_does_not_restart() {
+    let (mut drive, _, _) = holding(|rules| rules.can_restart = false);
+    assert!(
+        drive
+            .command(ControlCommand::Restart { boots: 3 })
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_second_request_to_end_kills_whatever_was_waited_for() {
+    type Begin = fn(&mut Drive);
+    let table: [Begin; 3] = [
+        |drive| drop(drive.tell(Input::Drain)),
+        |drive| {
+            drive.core.rules.drain_timeout = Some(Duration::ZERO);
+            drop(drive.tell(Input::Drain));
+        },
+        |drive| drop(drive.command(ControlCommand::Restart { boots: 3 })),
+    ];
+    for begin in table {
+        let (mut drive, running, _) = holding(|_| {});
+        begin(&mut drive);
+        let effects = drive.tell(Input::Stop);
+        assert!(
+            effects.iter().any(
+                |effect| matches!(effect, Effect::Kill { attempt, .. } if *attempt == running)
+            )
+        );
+    }
 }

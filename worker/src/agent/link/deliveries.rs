@@ -13,6 +13,8 @@ pub(super) struct Deliveries {
     pub(super) channel: Channel,
     /// Deliveries that are not acknowledged.
     pub(super) tags: BTreeMap<DeliveryNumber, DeliveryTag>,
+    /// Those of them that are no task, with the reason; at most as many as may be held.
+    pub(super) unreadable: BTreeMap<DeliveryNumber, (Delivery, String)>,
     pub(super) consumer: Option<(ConsumerNumber, Consumer)>,
     closed: BoxFuture<'static, BrokerError>,
 }
@@ -31,6 +33,7 @@ impl Deliveries {
             number,
             channel,
             tags: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
             consumer: None,
             closed,
         }

@@ -49,6 +49,9 @@ impl Link {
         let mut deliveries: Option<Deliveries> = None;
         let mut confirmations: FuturesUnordered<BoxFuture<'static, Input>> =
             FuturesUnordered::new();
+        let mut rejections: FuturesUnordered<
+            BoxFuture<'static, (Place, Result<(), PublishFailure>)>,
+        > = FuturesUnordered::new();
         let lost = connection.lost();
         tokio::pin!(lost);
         let reset = Arc::clone(&self.reset);
@@ -83,8 +86,12 @@ impl Link {
                             }
                         }
                         What::Reject(place) => {
-                            if let Some((open, tag)) = deliveries.as_mut().and_then(|open| open.take(place)) {
-                                let _ = open.reject(tag, false).await;
+                            let unreadable = deliveries.as_mut().filter(|open| open.number == place.channel)
+                                .and_then(|open| Some((open.channel.clone(), open.unreadable.remove(&place.delivery)?)));
+                            if let Some((channel, (delivery, reason))) = unreadable {
+                                rejections.push(Box::pin(async move {
+                                    (place, put_aside(&channel, delivery, reason).await)
+                                }));
                             }
                         }
                         What::CloseChannel { channel } => {
@@ -98,6 +105,16 @@ impl Link {
                 }
                 Some(outcome) = confirmations.next(), if !confirmations.is_empty() => {
                     self.tell.send(outcome.into()).await?;
+                }
+                Some((place, put_aside)) = rejections.next(), if !rejections.is_empty() => {
+                    if let Some((open, tag)) = deliveries.as_mut().and_then(|open| open.take(place)) {
+                        // A channel that fails here is noticed as closed.
+                        let _ = match put_aside {
+                            Ok(()) => open.ack(tag).await,
+                            // At least aside, without the reason.
+                            Err(_) => open.reject(tag, false).await,
+                        };
+                    }
                 }
                 happened = async { deliveries.as_mut()?.next().await.into() }, if deliveries.is_some() => {
                     let Some(happened) = happened else { continue };
@@ -150,10 +167,18 @@ impl Link {
     ) -> Input {
         let number = DeliveryNumber(self.next_number());
         open.tags.insert(number, delivery.tag);
-        let content = decode(&delivery.body).map(Arc::new).map_err(|error| {
-            tracing::warn!(%error, key = delivery.routing_key, "a message that is no task was rejected");
-            error.to_string()
-        });
+        let content = decode(&delivery.body)
+            .map(Arc::new)
+            .map_err(|error| error.to_string());
+        if let Err(reason) = &content {
+            tracing::warn!(
+                reason,
+                key = delivery.routing_key,
+                "a message that is no task is moved to scitq.rejected"
+            );
+            open.unreadable
+                .insert(number, (delivery.clone(), reason.clone()));
+        }
         let place = Place {
             channel: open.number,
             consumer,
@@ -262,6 +287,30 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// Publishes a message that is no task to `scitq.rejected`, with the reason in a header, as the server does with events.
+async fn put_aside(
+    channel: &Channel,
+    delivery: Delivery,
+    reason: String,
+) -> Result<(), PublishFailure> {
+    let mut properties = delivery.properties;
+    properties.headers.extend([
+        ("scitq-reason".to_owned(), reason),
+        ("scitq-exchange".to_owned(), delivery.exchange),
+        ("scitq-routing-key".to_owned(), delivery.routing_key),
+    ]);
+    let message = Message {
+        exchange: topology::REJECTED_EXCHANGE.to_owned(),
+        routing_key: topology::REJECTED_QUEUE.to_owned(),
+        body: delivery.body,
+        mandatory: true,
+        persistent: true,
+        properties,
+    };
+    let confirmation = channel.publish(message).await;
+    confirmation.map_err(PublishFailure::Lost)?.await
 }
 
 /// Publishes; the future answers what became of it.
