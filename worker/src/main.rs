@@ -141,7 +141,7 @@ async fn see_to_the_end(
         match asked {
             1 => {
                 tracing::info!(
-                    "takes no new task and ends when the running ones have ended; stop again to end them now"
+                    "takes no new task and ends when the running ones have ended or worker.drain_timeout is over; stop again to end them now"
                 );
                 worker.drain();
             }

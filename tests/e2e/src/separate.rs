@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::path::Path;
+use std::process::Command;
 
 use scitq_testkit::{Postgres, RabbitMq};
 
@@ -124,10 +126,27 @@ impl Separate {
         self.workers.insert(name.to_owned(), program);
     }
 
+    /// The same with this file as its program.
+    pub fn start_worker_from(&mut self, file: &Path, name: &str, setup: &Setup) {
+        let command = self.site.command_of(file, setup);
+        let program = self.worker_of(command, name, name, setup);
+        self.workers.insert(name.to_owned(), program);
+    }
+
     /// Starts a worker that is not kept: with directories of another name than its own.
     pub fn worker_program(&self, name: &str, directories: &str, setup: &Setup) -> Program {
+        let command = self.site.command("scitq-worker", setup);
+        self.worker_of(command, name, directories, setup)
+    }
+
+    fn worker_of(
+        &self,
+        mut command: Command,
+        name: &str,
+        directories: &str,
+        setup: &Setup,
+    ) -> Program {
         let directory = |kind: &str| self.site.directory().join(format!("{directories}-{kind}"));
-        let mut command = self.site.command("scitq-worker", setup);
         command
             .arg("--config")
             .arg(self.site.settings_file())

@@ -59,7 +59,12 @@ impl Site {
 
     /// A program with a clean environment and the settings of a setup.
     pub(crate) fn command(&self, program: &str, setup: &Setup) -> Command {
-        let mut command = Command::new(binary(program));
+        self.command_of(&binary(program), setup)
+    }
+
+    /// The same for the program in this file.
+    pub(crate) fn command_of(&self, file: &Path, setup: &Setup) -> Command {
+        let mut command = Command::new(file);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

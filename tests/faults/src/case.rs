@@ -1,8 +1,5 @@
 //! Everything that is tried.
 
-use crate::needs::Feature;
-use crate::needs::Feature::{Keeper, LostWorkers, PausedWorkers, RollCall};
-
 /// Something that happens to a part of the system while a series runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -45,158 +42,123 @@ pub(crate) struct Description {
     pub(crate) name: &'static str,
     /// What happens, in words.
     pub(crate) what: &'static str,
-    pub(crate) needs: &'static [Feature],
 }
 
-const fn case(
-    case: Case,
-    name: &'static str,
-    what: &'static str,
-    needs: &'static [Feature],
-) -> Description {
-    Description {
-        case,
-        name,
-        what,
-        needs,
-    }
+const fn case(case: Case, name: &'static str, what: &'static str) -> Description {
+    Description { case, name, what }
 }
 
-/// All cases, in the order in which they are run. A server that dies between the commit of a dispatch and its publication,
-/// or a broker that dies before its confirm, leaves a dispatch that is missing: rare, but cases with these faults cannot
-/// be relied on without the roll call.
+/// All cases, in the order in which they are run.
 pub(crate) const CASES: &[Description] = &[
     case(
         Case::Series(Fault::WorkerKill),
         "worker-kill",
         "SIGKILL of a worker's agent, started again at once",
-        &[Keeper],
     ),
     case(
         Case::Series(Fault::ServerKill),
         "server-kill",
         "SIGKILL of the server, started again at once",
-        &[RollCall],
     ),
     case(
         Case::Series(Fault::BrokerKill),
         "broker-kill",
         "SIGKILL of the RabbitMQ node, started again with its data",
-        &[RollCall],
     ),
     case(
         Case::Series(Fault::DatabaseKill),
         "database-kill",
         "SIGKILL of PostgreSQL with all its processes, started again with its data",
-        &[],
     ),
     case(
         Case::Series(Fault::WorkerStop),
         "worker-stop",
         "SIGSTOP of a worker until the broker has given it up, then SIGCONT",
-        &[],
     ),
     case(
         Case::Series(Fault::ServerStop),
         "server-stop",
         "SIGSTOP of the server until the broker has given it up, then SIGCONT",
-        &[RollCall],
     ),
     case(
         Case::Series(Fault::NetworkCut),
         "network-cut",
         "the network between a worker and the broker is cut, and healed",
-        &[],
     ),
     case(
         Case::Series(Fault::NetworkSilent),
         "network-silent",
         "the network between a worker and the broker swallows everything until the broker has given the worker up, and heals",
-        &[],
     ),
     case(
         Case::Series(Fault::BrokerWipe),
         "broker-wipe",
         "SIGKILL of the RabbitMQ node, its data deleted, started again empty",
-        &[RollCall],
     ),
     case(
         Case::Series(Fault::WorkerDestroyed),
         "worker-destroyed",
         "a worker is destroyed with its tasks and directories, and declared lost; another one comes",
-        &[LostWorkers, RollCall],
     ),
     case(
         Case::Series(Fault::DiskFull),
         "disk-full",
         "the file system of a worker's state directory is full for a while",
-        &[PausedWorkers],
     ),
     case(
         Case::Series(Fault::LeaderKill),
         "leader-kill",
         "two servers; SIGKILL of the leading one, started again when the other leads",
-        &[RollCall],
     ),
     case(
         Case::Series(Fault::LeaderStop),
         "leader-stop",
         "two servers; SIGSTOP of the leading one until the other leads, then SIGCONT",
-        &[RollCall],
     ),
     case(
         Case::Mixed,
         "mixed",
         "two servers; all of the above but the full disk, in random order, in one series",
-        &[Keeper, LostWorkers, RollCall],
     ),
     case(
         Case::QueueDeleted,
         "queue-deleted",
         "the queue of a batch is deleted with the dispatches in it",
-        &[RollCall],
     ),
     case(
         Case::ServerAway,
         "server-away",
         "the server is stopped with a window of tasks queued: workers finish it, and the history is true",
-        &[],
     ),
     case(
         Case::BrokerAway,
         "broker-away",
         "the broker is away: running tasks finish, and their results arrive after",
-        &[],
     ),
     case(
         Case::ConsumerTimeout,
         "consumer-timeout",
         "deliveries are held beyond the broker's consumer timeout: nothing runs twice",
-        &[],
     ),
     case(
         Case::QueueChanged,
         "queue-changed",
         "the queue of a batch is there with other arguments than ours: it is waited for, visibly",
-        &[],
     ),
     case(
         Case::EventRefused,
         "event-refused",
         "messages that the database refuses are put aside, and the series goes on",
-        &[],
     ),
     case(
         Case::BrokerAlarm,
         "broker-alarm",
         "the broker's disk alarm blocks publishing: it is waited for, visibly",
-        &[],
     ),
     case(
         Case::EmbeddedKill,
         "embedded-kill",
         "SIGKILL of `scitq-ctl up` in the middle of a series, started again",
-        &[Keeper],
     ),
 ];
 
@@ -253,16 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_has_a_case_and_mixed_needs_all_that_its_faults_need() {
-        let mixed = Case::Mixed.description().needs;
+    fn every_fault_has_a_case() {
         for fault in Fault::TOGETHER {
             let own = Case::Series(*fault).description();
             assert_eq!(own.case, Case::Series(*fault));
-            assert!(
-                own.needs.iter().all(|need| mixed.contains(need)),
-                "{}",
-                own.name
-            );
         }
     }
 }

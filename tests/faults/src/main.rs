@@ -9,7 +9,6 @@ mod dice;
 mod journal;
 mod judge;
 mod ledger;
-mod needs;
 mod options;
 mod outcome;
 mod place;
@@ -79,9 +78,6 @@ async fn run_all(options: &Options) -> i32 {
 fn list() -> i32 {
     for description in CASES {
         println!("{:18} {}", description.name, description.what);
-        for feature in needs::missing(description.needs) {
-            println!("{:18}   waits for {feature}", "");
-        }
     }
     0
 }

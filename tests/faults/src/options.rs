@@ -36,11 +36,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     pub(crate) lanes: u16,
 
-    /// Also run what needs features that are not there yet
-    #[arg(long)]
-    pub(crate) even_missing: bool,
-
-    /// List all cases, and what they wait for
+    /// List all cases
     #[arg(long)]
     pub(crate) list: bool,
 

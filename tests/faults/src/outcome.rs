@@ -47,7 +47,7 @@ pub(crate) enum Ended {
     Passed,
     #[default]
     Failed,
-    /// It needs what is not there yet, or what this machine does not allow.
+    /// This machine does not allow it.
     NotRun,
 }
 

@@ -8,7 +8,6 @@ use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use crate::case::Case;
-use crate::needs;
 use crate::options::Options;
 use crate::outcome::{Ended, Outcome};
 use crate::place::{self, Place};
@@ -62,11 +61,6 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Runs a case, whatever happens. The services serve the next one as well, unless it failed.
 async fn one(case: Case, options: &Options, seed: u64, services: &mut Option<Services>) -> Outcome {
     let description = case.description();
-    let missing = needs::missing(description.needs);
-    if !missing.is_empty() && !options.even_missing {
-        let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        return not_run(case, &format!("waits for {}", names.join(", ")));
-    }
     if let Err(reason) = possible(case) {
         return not_run(case, &reason);
     }

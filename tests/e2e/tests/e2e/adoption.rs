@@ -1,10 +1,11 @@
 //! Tasks outlive the programs that started them: killed, stopped to leave, started again.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
-use scitq_e2e::{Embedded, Pair, Separate, Setup, Site, System, WORKER, eventually};
+use scitq_e2e::{Embedded, Pair, Separate, Setup, Site, System, WORKER, binary, eventually};
 use serde_json::json;
 
 on_both_pairs!(
@@ -108,6 +109,51 @@ async fn an_upgrade_by_a_service_manager_leaves_tasks_running() {
     system.succeeded(&held).await;
     system.execution(held[0]).await;
     assert_eq!(system.output(held[0], "stdout").await, b"begun\nend\n");
+}
+
+#[tokio::test]
+async fn a_restart_puts_a_new_program_under_the_running_task() {
+    let setup = Setup::concurrency(1);
+    let mut system = Separate::start(setup.clone()).await;
+    system.stop_worker(WORKER).await;
+    let program = system.directory().join("scitq-worker");
+    std::fs::copy(binary("scitq-worker"), &program).expect("a copy");
+    system.start_worker_from(&program, WORKER, &setup);
+    let gate = system.gate("held");
+    let held = system
+        .submit(
+            &json!({"command": format!("echo begun; {}", gate.before("echo end")), "shell": "sh"}),
+        )
+        .await;
+    begun(&system, held[0], "begun").await;
+
+    // As a packager does it: the new file takes the place of the old one, which is still being executed.
+    let new = system.directory().join("scitq-worker.new");
+    std::fs::copy(&program, &new).expect("a new program");
+    std::fs::rename(&new, &program).expect("it is put in place");
+    let file = |path: &str| std::fs::metadata(path).expect("a file").ino();
+    let pid = system.worker_process(WORKER).pid();
+    let executed = || file(&format!("/proc/{pid}/exe"));
+    let placed = file(&program.to_string_lossy());
+    assert_ne!(executed(), placed);
+
+    let restarted = system.ctl(["worker", "restart", WORKER, "--wait"]).run();
+    let restarted = restarted.await.code(0);
+    assert!(
+        restarted.text().contains("started anew"),
+        "{}",
+        restarted.text()
+    );
+    assert_eq!(executed(), placed);
+    system.running(&held, 1).await;
+    gate.open();
+    system.succeeded(&held).await;
+    // One execution, with all of its output.
+    system.execution(held[0]).await;
+    assert_eq!(system.output(held[0], "stdout").await, b"begun\nend\n");
+    // The new agent works, too.
+    let next = system.launch(["true"]).await;
+    system.succeeded(&[next]).await;
 }
 
 #[tokio::test]
