@@ -37,11 +37,21 @@ pub(crate) fn ticks_since_boot() -> u64 {
 }
 
 /// When a process started, in clock ticks since boot: field 22 of /proc/PID/stat. None when there is no such process.
-pub(crate) fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, field 2, may hold anything, parentheses and spaces included.
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+pub(crate) fn start_ticks(pid: i32) -> std::io::Result<Option<u64>> {
+    let stat = match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let stat = String::from_utf8_lossy(&stat);
+    let started = || {
+        // The name, field 2, may hold anything, parentheses and spaces included.
+        let (_, fields) = stat.rsplit_once(')')?;
+        fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    };
+    Ok(started())
 }
 
 #[cfg(test)]
@@ -50,9 +60,10 @@ mod tests {
 
     #[test]
     fn start_times_tell_processes_apart() {
-        let own = start_ticks(i32::try_from(std::process::id()).unwrap()).unwrap();
-        assert!(own > start_ticks(1).unwrap());
-        assert_eq!(start_ticks(i32::MAX), None);
+        let of = |pid| start_ticks(pid).unwrap();
+        let own = of(i32::try_from(std::process::id()).unwrap());
+        assert!(own > of(1) && of(1).is_some());
+        assert_eq!(of(i32::MAX), None);
     }
 
     #[test]
@@ -64,7 +75,9 @@ mod tests {
                 .spawn()
                 .unwrap();
             let after = ticks_since_boot();
-            let started = start_ticks(i32::try_from(child.id()).unwrap()).unwrap();
+            let started = start_ticks(i32::try_from(child.id()).unwrap())
+                .unwrap()
+                .unwrap();
             child.kill().unwrap();
             child.wait().unwrap();
             assert!(

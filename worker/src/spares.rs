@@ -50,14 +50,28 @@ impl Spares {
 
     /// Keeps a directory, which must be as it is to be found; false when there are enough.
     pub(crate) fn keep(&self, path: &Path) -> bool {
+        self.keep_after(path, |_| Ok(()))
+    }
+
+    /// The same with something to be done to it first, when it has its new name already.
+    pub(crate) fn keep_after(
+        &self,
+        path: &Path,
+        finish: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> bool {
         let Some(spare) = self.next_name() else {
             return false;
         };
-        let kept = fs::rename(path, &spare).is_ok();
-        if kept {
-            self.lock().ready.push(spare);
+        if fs::rename(path, &spare).is_err() {
+            return false;
         }
-        kept
+        if finish(&spare).is_err() {
+            // The next start tries again.
+            let _ = fs::remove_dir_all(&spare);
+            return false;
+        }
+        self.lock().ready.push(spare);
+        true
     }
 
     /// Gives up all spares; the caller removes them.

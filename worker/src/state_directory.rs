@@ -87,6 +87,14 @@ impl StateDirectory {
         self.root.join("desired.json")
     }
 
+    /// Makes sure that another agent could begin here: it has to write down that it does. Blocking, for a moment.
+    pub(crate) fn trial(&self) -> io::Result<()> {
+        let file = self.root.join("trial.json");
+        let written = replace(&file, &self.boots).map_err(io::Error::other);
+        let removed = fs::remove_file(&file);
+        written.and(removed)
+    }
+
     /// Where attempts are kept.
     pub(crate) fn attempts(&self) -> PathBuf {
         self.root.join("attempts")

@@ -20,6 +20,7 @@ use crate::machine;
 use crate::options::WorkerOptions;
 use crate::output::{Output, Sender, Watcher};
 use crate::runner::execute::Adopted;
+use crate::runner::leftovers::Leftovers;
 use crate::runner::{Clearing, Site, environment, work_directory::WorkDirectories};
 use crate::state_directory::StateDirectory;
 
@@ -165,6 +166,7 @@ impl Prepared {
             cores: identity.cores,
             boot_id,
             clearing: Clearing::default(),
+            leftovers: Leftovers::default(),
             removals: TaskTracker::new(),
         };
         let core = Core::new(identity, rules, desired, recovered);

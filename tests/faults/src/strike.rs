@@ -133,7 +133,9 @@ async fn do_it(system: &mut System<'_>, strike: &Strike, target: &str) -> anyhow
         Fault::WorkerDestroyed => {
             system.destroy_worker(target).await?;
             sleep(strike.hold).await;
-            system.ctl(&["worker", "lost", target, "--force", "--yes"]).await?;
+            system
+                .ctl(&["worker", "lost", target, "--force", "--yes"])
+                .await?;
             system.add_worker().await.map(drop)
         }
         Fault::DiskFull => {

@@ -404,11 +404,11 @@ impl Core {
         let attempt = report.attempt;
         // It was announced, but it did not happen.
         report.started_at = None;
-        self.effects.push(Effect::Discard { attempt });
         let released = Released {
             report,
             reason: ReleaseReason::AgentRestarted,
             unacked: None,
+            kept: true,
         };
         self.released.insert(attempt, released);
     }

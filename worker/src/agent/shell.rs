@@ -142,7 +142,9 @@ impl Shell {
 
     /// Leaves no directory behind that nobody needs; what takes long is left for the next start.
     async fn clear_up(&mut self) {
-        // What still runs goes on without: nobody here may take the end of a connection for the end of a task.
+        // What still runs goes on without. First, so that nobody takes what is no more listened to for unknown.
+        let site = Arc::clone(&self.site);
+        let _ = tokio::task::spawn_blocking(move || site.keepers.leave()).await;
         self.executions.shutdown().await;
         self.site.removals.close();
         if tokio::time::timeout(REMOVALS, self.site.removals.wait())
@@ -153,11 +155,7 @@ impl Shell {
         }
         let site = Arc::clone(&self.site);
         // Few empty directories; a failure has been logged.
-        let _ = tokio::task::spawn_blocking(move || {
-            site.keepers.leave();
-            remove_spares(&site);
-        })
-        .await;
+        let _ = tokio::task::spawn_blocking(move || remove_spares(&site)).await;
     }
 
     fn now(&self) -> Now {
@@ -290,7 +288,8 @@ impl Shell {
             return;
         };
         let shown = file.display();
-        let error = match trial(file).await {
+        let tried = trial(file).await.and(self.state.trial());
+        let error = match tried {
             Ok(()) => {
                 tracing::info!(program = %shown, "becomes the program that stands in its file now");
                 let mut command = std::process::Command::new(file);
@@ -304,7 +303,7 @@ impl Shell {
         tracing::error!(
             program = %shown,
             %error,
-            "cannot start anew, goes on as before: put a working program into that file and ask again"
+            "cannot start anew, goes on as before: remove the cause and ask again"
         );
     }
 

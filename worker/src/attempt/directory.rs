@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use scitq_shared::ids::AttemptId;
 use scitq_shared::output::Stream;
 
-use super::journal::UNCLAIMED;
+use super::journal::{CLAIMED, UNCLAIMED};
 use crate::spares::Spares;
 
 const MODE: u32 = 0o600;
@@ -83,8 +83,12 @@ impl AttemptDirectories {
     /// Removes the directory of an attempt, if it is there.
     pub(crate) fn remove(&self, attempt: AttemptId) -> io::Result<()> {
         let path = self.of(attempt);
-        if empty(&path).unwrap_or(false) && self.spares.keep(&path) {
-            return Ok(());
+        if empty(&path).unwrap_or(false) {
+            // Under its own name it can never be claimed again, whoever still has an order for it.
+            let unclaim = |spare: &Path| fs::rename(spare.join(CLAIMED), spare.join(UNCLAIMED));
+            if self.spares.keep_after(&path, unclaim) {
+                return Ok(());
+            }
         }
         match fs::remove_dir_all(&path) {
             // Attempts that never ran have none.
@@ -103,12 +107,13 @@ impl AttemptDirectories {
 }
 
 /// Empties the files of an attempt. False when it cannot be used for another one: a process still has a file open and
-/// would write into what is another task's by then, or something is not as it was made.
+/// would write into what is another task's by then, something is not as it was made, or no keeper has claimed it, so that
+/// one may still have the order to do so.
 fn empty(directory: &Path) -> io::Result<bool> {
     if fs::read_dir(directory)?.count() != FILES.len() {
         return Ok(false);
     }
-    let journal = super::journal::path(directory);
+    let journal = directory.join(CLAIMED);
     let [stdout, stderr] = [Stream::Stdout, Stream::Stderr].map(|it| stream_file(directory, it));
     for path in [&journal, &stdout, &stderr] {
         let metadata = open_unwritten(path)?.metadata()?;
@@ -120,11 +125,6 @@ fn empty(directory: &Path) -> io::Result<bool> {
         if metadata.len() > 0 {
             File::options().write(true).open(path)?.set_len(0)?;
         }
-    }
-    // Last: until then nobody can take it for one that is to be executed.
-    let unclaimed = directory.join(UNCLAIMED);
-    if journal != unclaimed {
-        fs::rename(&journal, &unclaimed)?;
     }
     Ok(true)
 }
@@ -194,11 +194,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_given_back_is_not_used_again() {
+        let root = tempfile::tempdir().unwrap();
+        let directories = AttemptDirectories::open(root.path()).unwrap();
+        let attempt = AttemptId::generate();
+        let path = directories.make(attempt).unwrap();
+        assert!(journal::release(&path).unwrap());
+        directories.remove(attempt).unwrap();
+        assert_eq!(entries(root.path()), 0);
+        assert!(journal::claim(&path).is_err());
+        // Nor what nobody has claimed yet: a keeper may have the order.
+        directories.make(attempt).unwrap();
+        directories.remove(attempt).unwrap();
+        assert_eq!(entries(root.path()), 0);
+    }
+
+    #[test]
     fn nobody_writes_into_the_output_of_another_task() {
         let root = tempfile::tempdir().unwrap();
         let directories = AttemptDirectories::open(root.path()).unwrap();
         let attempt = AttemptId::generate();
         let path = directories.make(attempt).unwrap();
+        journal::claim(&path).unwrap();
         // A process that outlives its task and its group.
         let mut open = File::options()
             .append(true)
@@ -232,7 +249,9 @@ mod tests {
         ];
         for touch in touches {
             let attempt = AttemptId::generate();
-            touch(&directories.make(attempt).unwrap());
+            let path = directories.make(attempt).unwrap();
+            journal::claim(&path).unwrap();
+            touch(&path);
             directories.remove(attempt).unwrap();
             assert_eq!(entries(root.path()), 0);
         }

@@ -23,6 +23,7 @@ use scitq_shared::protocol::AttemptReport;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::core::AttemptEnd;
+use crate::runner::launch;
 
 /// One step of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,10 +43,17 @@ pub(crate) enum Step<'a> {
         #[serde(default)]
         keeper: Cow<'a, str>,
     },
+    /// It is handed to another keeper, because the one before went without having claimed it. Written by the agent.
+    HandedOver {
+        /// The other keeper.
+        keeper: Cow<'a, str>,
+    },
     /// Its process runs. Written by the keeper.
     Process(ProcessIdentity),
-    /// It is being ended on purpose, and comes to this. Written by the agent.
-    Killing(Outcome),
+    /// Its program could not be executed. Written by the keeper.
+    NotExecuted(NotExecuted),
+    /// It is being ended on purpose. Written by the agent.
+    Killing(Killing),
     /// Its process has ended. Written by the keeper.
     Exited(ProcessEnd),
     /// It is over. Written by the agent where the steps before do not say so.
@@ -61,6 +69,37 @@ pub(crate) struct ProcessIdentity {
     pub(crate) started_ticks: (u64, u64),
     /// Which boot of the machine.
     pub(crate) boot_id: String,
+}
+
+/// Why a program that was found could not be executed, as the keeper saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NotExecuted {
+    /// The program's file.
+    pub(crate) file: PathBuf,
+    /// The system's number of the error.
+    pub(crate) error: i32,
+    /// When.
+    pub(crate) at: Timestamp,
+}
+
+/// That a running task is being ended on purpose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Killing {
+    /// What the attempt comes to.
+    pub(crate) outcome: Outcome,
+    /// True when nothing but SIGKILL was sent: a process that ended otherwise had ended by itself.
+    pub(crate) forced: bool,
+}
+
+impl Killing {
+    /// What is to be remembered when this comes after what was done before.
+    pub(crate) fn after(self, before: Option<Self>) -> Self {
+        let asked = before.is_some_and(|before| !before.forced);
+        Self {
+            forced: self.forced && !asked,
+            ..self
+        }
+    }
 }
 
 /// How a process ended, as its keeper saw it.
@@ -93,10 +132,13 @@ impl ProcessEnd {
         }
     }
 
-    /// The end of the attempt, which comes to `killed` if it was ended on purpose.
-    pub(crate) fn attempt_end(self, killed: Option<Outcome>) -> AttemptEnd {
+    /// The end of the attempt, if it was ended on purpose with `killed` in mind.
+    pub(crate) fn attempt_end(self, killed: Option<Killing>) -> AttemptEnd {
+        // 137 is how a shell tells that what it ran was ended by SIGKILL.
+        let by_force = matches!(self.exit, Exit::Signal(9) | Exit::Code(137));
+        let killed = killed.filter(|killed| by_force || !killed.forced);
         AttemptEnd {
-            outcome: killed.unwrap_or_else(|| self.outcome()),
+            outcome: killed.map_or_else(|| self.outcome(), |killed| killed.outcome),
             ended_at: self.ended_at,
             exit: Some(self.exit),
             usage: Some(self.usage),
@@ -123,10 +165,11 @@ pub(crate) struct Journal {
     pub(crate) claim: Claim,
     pub(crate) report: AttemptReport,
     pub(crate) definition: TaskDefinition,
-    /// Name of the keeper that it was handed to.
+    /// Name of the keeper that it was handed to, last.
     pub(crate) keeper: String,
     pub(crate) process: Option<ProcessIdentity>,
-    pub(crate) killing: Option<Outcome>,
+    pub(crate) killing: Option<Killing>,
+    pub(crate) not_executed: Option<NotExecuted>,
     pub(crate) exited: Option<ProcessEnd>,
     pub(crate) ended: Option<AttemptEnd>,
 }
@@ -138,13 +181,15 @@ impl Journal {
             let exited = self.exited.clone()?;
             Some(exited.attempt_end(self.killing.clone()))
         };
-        self.ended.clone().or_else(exited)
+        let not_executed = || self.not_executed.as_ref().map(launch::never_executed);
+        self.ended.clone().or_else(exited).or_else(not_executed)
     }
 }
 
 /// Name of the journal of an attempt that nobody has claimed.
 pub(super) const UNCLAIMED: &str = "journal.unclaimed";
-const CLAIMED: &str = "journal.jsonl";
+/// The same once a keeper has.
+pub(super) const CLAIMED: &str = "journal.jsonl";
 const RELEASED: &str = "journal.released";
 /// Its names, in the order in which it may come to them.
 const NAMES: [&str; 3] = [UNCLAIMED, CLAIMED, RELEASED];
@@ -245,7 +290,8 @@ fn parse(bytes: &[u8], claim: Claim) -> Option<Journal> {
                 keeper,
             } = step
             else {
-                return None;
+                // A late word about the attempt that had this directory before.
+                continue;
             };
             journal = Some(Journal {
                 claim,
@@ -254,6 +300,7 @@ fn parse(bytes: &[u8], claim: Claim) -> Option<Journal> {
                 keeper: keeper.into_owned(),
                 process: None,
                 killing: None,
+                not_executed: None,
                 exited: None,
                 ended: None,
             });
@@ -261,8 +308,14 @@ fn parse(bytes: &[u8], claim: Claim) -> Option<Journal> {
         };
         match step {
             Step::Accepted { .. } => {}
+            Step::HandedOver { keeper } => journal.keeper = keeper.into_owned(),
             Step::Process(process) => journal.process = Some(process),
-            Step::Killing(outcome) => journal.killing = Some(outcome),
+            Step::NotExecuted(why) => journal.not_executed = Some(why),
+            // It had ended by itself by then.
+            Step::Killing(_) if journal.exited.is_some() => {}
+            Step::Killing(killing) => {
+                journal.killing = Some(killing.after(journal.killing.take()));
+            }
             Step::Exited(end) => journal.exited = Some(end),
             Step::Ended(end) => journal.ended = Some(end),
         }

@@ -20,7 +20,8 @@ use crate::agent::core::{AttemptEnd, Found, Recovered};
 use crate::error::WorkerError;
 use crate::keeper::{Keepers, Kept};
 use crate::runner::execute::Adopted;
-use crate::runner::{leftovers, users};
+use crate::runner::leftovers::{self, Leftover};
+use crate::runner::users;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -82,14 +83,11 @@ pub(crate) fn recover(
             found: state,
         });
     }
-    let ids: Vec<AttemptId> = interrupted
-        .iter()
-        .map(|(_, journal)| journal.report.attempt)
-        .collect();
-    let processes = interrupted
-        .iter()
-        .filter_map(|(_, journal)| journal.process.as_ref());
-    leftovers::kill(processes, &ids, boot_id);
+    let left = interrupted.iter().map(|(_, journal)| Leftover {
+        attempt: journal.report.attempt,
+        process: journal.process.clone(),
+    });
+    leftovers::kill(&left.collect::<Vec<_>>(), boot_id);
     for (
         path,
         Journal {
@@ -98,7 +96,9 @@ pub(crate) fn recover(
     ) in interrupted
     {
         let mut end = interrupted_end(&path);
-        end.outcome = killing.unwrap_or(end.outcome);
+        if let Some(killing) = killing {
+            end.outcome = killing.outcome;
+        }
         if let Err(error) = journal::append_apart(&path, &Step::Ended(end.clone())) {
             // Found again like this by the next agent, which comes to the same.
             tracing::warn!(attempt = %report.attempt, %error, "the end of an attempt could not be recorded");
@@ -165,7 +165,7 @@ mod tests {
     use scitq_shared::protocol::AttemptReport;
 
     use super::super::directory::AttemptDirectories;
-    use super::super::journal::{ProcessEnd, ProcessIdentity};
+    use super::super::journal::{Killing, NotExecuted, ProcessEnd, ProcessIdentity};
     use super::*;
     use crate::machine::{boot_id, start_ticks};
 
@@ -227,7 +227,10 @@ mod tests {
         let pid = i32::try_from(child.id()).unwrap();
         ProcessIdentity {
             pid,
-            started_ticks: (start_ticks(pid).unwrap(), start_ticks(pid).unwrap()),
+            started_ticks: (
+                start_ticks(pid).unwrap().unwrap(),
+                start_ticks(pid).unwrap().unwrap(),
+            ),
             boot_id: boot_id(),
         }
     }
@@ -264,8 +267,27 @@ mod tests {
         let given_back = make(attempts, Claim::Agent, &[], "");
         let claimed = make(attempts, ran, &[], "{\"step\":\"proc");
         let ended = make(attempts, ran, std::slice::from_ref(&exited), "");
-        let killing = Step::Killing(stopped.clone());
-        let killed = make(attempts, ran, &[killing, exited.clone()], "");
+        let killing = |forced| {
+            let outcome = stopped.clone();
+            Step::Killing(Killing { outcome, forced })
+        };
+        let asked = make(attempts, ran, &[killing(false), exited.clone()], "");
+        let asked_first = [killing(false), killing(true), exited.clone()];
+        let asked_first = make(attempts, ran, &asked_first, "");
+        let too_late = make(attempts, ran, &[exited.clone(), killing(false)], "");
+        // It has an exit code of its own: the signal came too late.
+        let by_force_too_late = make(attempts, ran, &[killing(true), exited.clone()], "");
+        let by_signal = Step::Exited(ProcessEnd {
+            exit: Exit::Signal(9),
+            ..process_end.clone()
+        });
+        let by_force = make(attempts, ran, &[killing(true), by_signal], "");
+        let not_executed = Step::NotExecuted(NotExecuted {
+            file: "/bin/tool".into(),
+            error: libc::EACCES,
+            at: scitq_shared::now(),
+        });
+        let not_executed = make(attempts, ran, &[not_executed], "");
         // A full disk cut a line; the keeper came to write its word later.
         let cut = make(attempts, ran, &[], "{\"step\":\"killing\",\"res");
         journal::append_apart(&directory::of(attempts, cut), &exited).unwrap();
@@ -292,8 +314,20 @@ mod tests {
             assert_eq!(take(given_back), Found::Unstarted);
             assert_eq!(take(ended), Found::Ended(by_itself.clone()));
             assert_eq!(take(cut), Found::Ended(by_itself.clone()));
-            let on_purpose = process_end.clone().attempt_end(Some(stopped.clone()));
-            assert_eq!(take(killed), Found::Ended(on_purpose));
+            let outcome = |found| match found {
+                Found::Ended(end) => end.outcome,
+                other => panic!("{other:?}"),
+            };
+            for on_purpose in [asked, asked_first, by_force] {
+                assert_eq!(outcome(take(on_purpose)), stopped);
+            }
+            for by_chance in [too_late, by_force_too_late] {
+                assert_eq!(take(by_chance), Found::Ended(by_itself.clone()));
+            }
+            assert!(matches!(
+                outcome(take(not_executed)),
+                Outcome::Failed { reason: FailureReason::NotExecutable, detail } if detail.contains("/bin/tool")
+            ));
             let Found::Ended(interrupted) = take(claimed) else {
                 panic!("it counts as run");
             };
@@ -311,8 +345,8 @@ mod tests {
         assert!(journal::claim(&directory::of(attempts, unstarted)).is_err());
         assert_eq!(
             fs::read_dir(attempts).unwrap().count(),
-            9,
-            "eight attempts and what is of someone else"
+            14,
+            "thirteen attempts and what is of someone else"
         );
     }
 

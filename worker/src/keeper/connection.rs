@@ -45,6 +45,8 @@ pub(super) struct Connection {
     sockets: Arc<Sockets>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held by who writes: frames of two senders must not mix. Never waited for by anybody that holds the state.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -52,6 +54,8 @@ struct State {
     way: Way,
     /// Nothing new is started there: it is left when nothing of it is listened to any more.
     retiring: bool,
+    /// It has said hello to this agent: what runs there and is not listened to by then was left by another one.
+    greeted: bool,
     listeners: HashMap<AttemptId, Listener>,
 }
 
@@ -73,6 +77,8 @@ struct Listener {
     tell: mpsc::Sender<Told>,
     /// True when the keeper knows of the attempt, or was asked to start it.
     handed_over: bool,
+    /// The signal that it was sent last, SIGKILL for good.
+    signal: Option<i32>,
 }
 
 impl Connection {
@@ -80,6 +86,7 @@ impl Connection {
         let state = State {
             way: Way::Pending,
             retiring: false,
+            greeted: false,
             listeners: HashMap::new(),
         };
         Self {
@@ -87,6 +94,7 @@ impl Connection {
             sockets,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            writing: Mutex::default(),
         }
     }
 
@@ -111,7 +119,11 @@ impl Connection {
             // The channel is new: there is room.
             let _ = tell.try_send(Told::Absent);
         } else {
-            let listener = Listener { tell, handed_over };
+            let listener = Listener {
+                tell,
+                handed_over,
+                signal: None,
+            };
             state.listeners.insert(attempt, listener);
         }
         told
@@ -123,6 +135,16 @@ impl Connection {
         let deaf = |listener: &Listener| listener.tell.is_closed();
         if state.listeners.get(&attempt).is_some_and(deaf) {
             state.listeners.remove(&attempt);
+        }
+    }
+
+    /// A signal is sent to an attempt: to be said again should the keeper not hear it.
+    pub(super) fn remember(&self, attempt: AttemptId, signal: i32) {
+        let mut state = self.lock();
+        if let Some(listener) = state.listeners.get_mut(&attempt)
+            && listener.signal != Some(libc::SIGKILL)
+        {
+            listener.signal = Some(signal);
         }
     }
 
@@ -144,14 +166,33 @@ impl Connection {
         {
             listener.handed_over = true;
         }
-        // With the lock held: frames of two senders must not mix.
-        let sent = write_all(&stream, &frame);
         drop(state);
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = write_all(&stream, &frame, PATIENCE);
+        drop(writing);
         if sent.is_err() {
-            // Half a frame may be on its way: whoever reads finds the end, and connects anew.
+            // Half a frame may be on its way, which nobody obeys: whoever reads finds the end, and connects anew.
             let _ = stream.shutdown(std::net::Shutdown::Both);
+            let mut state = self.lock();
+            if matches!(&state.way, Way::Open { stream: broken, .. } if Arc::ptr_eq(broken, &stream))
+            {
+                state.way = Way::Pending;
+            }
         }
         sent
+    }
+
+    /// Writes a few bytes without waiting; hangs up where that is not possible. With the state held.
+    fn write_at_once(&self, stream: &UnixStream, order: &Order) {
+        let mut frame = Vec::new();
+        let written = order.write(&mut frame).is_ok()
+            && self
+                .writing
+                .try_lock()
+                .is_ok_and(|_writing| write_all(stream, &frame, Duration::ZERO).is_ok());
+        if !written {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 
     /// Says that the agent ends on purpose, and hangs up. Blocking.
@@ -175,11 +216,8 @@ impl Connection {
         if let Way::Open { stream, .. } = &state.way
             && done
         {
-            let mut frame = Vec::new();
-            if Order::Leave.write(&mut frame).is_ok() {
-                // A few bytes to one who listens; otherwise it ends by itself when it is alone.
-                let _ = write_all(stream, &frame);
-            }
+            // If it does not hear that, it ends by itself when it is alone.
+            self.write_at_once(stream, &Order::Leave);
             let _ = stream.shutdown(std::net::Shutdown::Both);
             state.way = Way::Closed;
             self.changed.notify_all();
@@ -200,13 +238,39 @@ impl Connection {
                 }
                 state.way = Way::Pending;
             }
-            tokio::time::sleep(PAUSE).await;
-            match self.sockets.connect(&self.name) {
-                Ok(again) => stream = again,
-                Err(_) => break,
+            match self.connect_again().await {
+                Some(again) => stream = again,
+                None => break,
             }
         }
         self.lost();
+    }
+
+    /// Connects anew; none when the keeper is gone.
+    async fn connect_again(&self) -> Option<UnixStream> {
+        let mut told = false;
+        loop {
+            tokio::time::sleep(if told { PAUSE * 10 } else { PAUSE }).await;
+            if self.is_closed() {
+                return None;
+            }
+            let (sockets, name) = (Arc::clone(&self.sockets), self.name.clone());
+            let connected = tokio::task::spawn_blocking(move || sockets.connect(&name)).await;
+            let error = match connected {
+                Ok(Ok(stream)) => return Some(stream),
+                Ok(Err(error)) => error,
+                Err(defect) => io::Error::other(defect),
+            };
+            let gone = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+            if gone.contains(&error.kind()) {
+                return None;
+            }
+            // For want of descriptors, perhaps: its tasks run on.
+            if !told {
+                tracing::warn!(keeper = self.name, %error, "a keeper of tasks cannot be reached; tried until it can");
+                told = true;
+            }
+        }
     }
 
     /// Hears what is said on one connection, until it ends.
@@ -258,25 +322,25 @@ impl Connection {
             }
             !absent
         });
-        let unknown: Vec<AttemptId> = running
+        let greeted = std::mem::replace(&mut state.greeted, true);
+        let unknown = running
             .iter()
-            .filter(|attempt| !state.listeners.contains_key(attempt))
-            .copied()
-            .collect();
+            .filter(|attempt| !greeted && !state.listeners.contains_key(attempt));
+        let unknown: Vec<(AttemptId, i32)> = unknown.map(|it| (*it, libc::SIGKILL)).collect();
+        let listeners = state.listeners.iter();
+        let again = listeners.filter_map(|(attempt, it)| Some((*attempt, it.signal?)));
+        let signals: Vec<(AttemptId, i32)> = unknown.iter().copied().chain(again).collect();
         state.way = Way::Open {
             stream: Arc::clone(writer),
             program,
         };
         self.changed.notify_all();
-        for attempt in unknown {
+        for (attempt, _) in unknown {
             tracing::warn!(%attempt, "ends a process of an attempt that nothing is known of");
-            let mut frame = Vec::new();
-            let signal = libc::SIGKILL;
-            let order = Order::Signal { attempt, signal };
-            // A few bytes on a new connection: they fit.
-            if order.write(&mut frame).is_ok() {
-                let _ = write_all(writer, &frame);
-            }
+        }
+        for (attempt, signal) in signals {
+            // A few bytes each, on a new connection: they fit.
+            self.write_at_once(writer, &Order::Signal { attempt, signal });
         }
         self.leave_if_done(&mut state);
     }
@@ -333,9 +397,9 @@ impl Connection {
     }
 }
 
-/// Writes everything to a stream that does not block, by waiting for room, for a while.
-fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+/// Writes everything to a stream that does not block, by waiting for room, for so long.
+fn write_all(stream: &UnixStream, mut bytes: &[u8], patience: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
     let mut stream = stream;
     while !bytes.is_empty() {
         match stream.write(bytes) {

@@ -59,17 +59,19 @@ impl Kept {
     }
 
     /// Asks for the program to be started. Blocking.
-    pub(crate) fn start(&self, order: StartOrder) -> io::Result<()> {
-        self.keeper.send(&Order::Start(order))
+    pub(crate) fn start(&self, order: &StartOrder) -> io::Result<()> {
+        self.keeper.send(&Order::Start(order.clone()))
     }
 
-    /// Sends a signal to all of its process group. In the background; needs the runtime's context.
+    /// Sends a signal to all of its process group, and again whenever the connection to its keeper is made anew. In the
+    /// background; needs the runtime's context.
     pub(crate) fn signal(&self, signal: Signal) {
         let (keeper, attempt) = (Arc::clone(&self.keeper), self.attempt);
         let signal = signal.as_raw();
+        keeper.remember(attempt, signal);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = keeper.send(&Order::Signal { attempt, signal }) {
-                tracing::warn!(%attempt, signal, %error, "a signal could not be sent");
+                tracing::warn!(%attempt, signal, %error, "a signal could not be sent; it will be when the keeper is reached");
             }
         });
     }

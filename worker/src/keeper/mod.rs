@@ -9,9 +9,9 @@
 //! ```
 //!
 //! The keeper is the same program as the agent's, started with [`ARGUMENT`] as its first word: one thread that knows what
-//! runs and a few that start programs, without a runtime, settings or a connection, in a session of its own. It claims an attempt, starts its program, notices its
-//! end, ends what is left of its group and writes the end into the attempt's journal *before* it tells the agent. It
-//! goes on when the agent is gone; the next agent finds its socket in the state directory and adopts what runs there.
+//! runs and a few that start programs, without a runtime, settings or a connection, in a session of its own. It claims an
+//! attempt, starts its program, notices its end, ends what is left of its group and writes the end into the attempt's
+//! journal *before* it tells the agent. It goes on when the agent is gone; the next agent finds its socket in the state directory and adopts what runs there.
 //! It ends by itself when nothing runs and no agent has come for [`serve::GRACE`], or at once when the agent ended on
 //! purpose.
 //!

@@ -1,13 +1,15 @@
 //! Whether the kernel killed a task because memory ran out: said only on the kernel's own word, never from the signal.
 //!
 //! Two witnesses: the count of such kills in the memory cgroup that the task is in (`oom_kill` in `memory.events` of
-//! cgroup v2 or in `memory.oom_control` of v1), when it rose while the task ran; and the kernel's log, when it names the
-//! process. The count costs one read at each start, the rest is looked at only after a SIGKILL.
+//! cgroup v2 or in `memory.oom_control` of v1), when it rose while the task ran; and the kernel's log, which names the
+//! process. The log is the better one, but often may not be read, and of what a shell ran nobody knows the process. The count
+//! costs one read at each start, the rest is looked at only after a SIGKILL.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use scitq_shared::execution::Exit;
 
@@ -22,6 +24,8 @@ const LOG_LINE_BYTES: usize = 8192;
 #[derive(Debug)]
 pub(super) struct Witness {
     count: Option<(PathBuf, File)>,
+    /// The count without those kills that no end has been explained by yet.
+    explained: AtomicU64,
 }
 
 /// What is remembered of the start of a task.
@@ -40,7 +44,10 @@ impl Witness {
             kills(&file)?;
             Some((path, file))
         });
-        Self { count }
+        Self {
+            count,
+            explained: AtomicU64::new(0),
+        }
     }
 
     /// To be remembered at a start.
@@ -53,11 +60,23 @@ impl Witness {
 
     /// The evidence that memory killed this child, which has ended and was not waited for.
     pub(super) fn evidence(&self, pid: i32, exit: Exit, before: Before) -> Option<String> {
-        // 137 is how a shell tells that what it ran was ended by SIGKILL.
-        if !matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Code(137)) {
-            return None;
+        match exit {
+            // The log names the very process; where it may not be read, there is the count.
+            Exit::Signal(libc::SIGKILL) => match logged(pid, before.at) {
+                Logged::Killed => {
+                    // That kill explains no other end.
+                    let _ = self.counted(pid, before);
+                    Some(format!(
+                        "the kernel's log says that it killed process {pid}"
+                    ))
+                }
+                Logged::No => None,
+                Logged::Unreadable => self.counted(pid, before),
+            },
+            // How a shell tells that what it ran was ended by SIGKILL: a process that the log names and nobody knows.
+            Exit::Code(137) => self.counted(pid, before),
+            _ => None,
         }
-        self.counted(pid, before).or_else(|| logged(pid, before.at))
     }
 
     fn counted(&self, pid: i32, before: Before) -> Option<String> {
@@ -66,7 +85,10 @@ impl Witness {
         // One that was moved to another cgroup is none of this one's. Version 1 shows all that have ended in the root.
         let tells = path.ends_with(COUNT_FILE);
         let moved = tells && count_file(&pid.to_string()).as_ref() != Some(path);
+        // Each kill is the end of one task at most. Of tasks that were killed by others meanwhile, one may be taken for it.
+        let before = before.max(self.explained.load(Ordering::Relaxed));
         (!moved && after > before).then(|| {
+            self.explained.store(before + 1, Ordering::Relaxed);
             let cgroup = path.parent().unwrap_or(path).display();
             format!(
                 "memory cgroup {cgroup} counts {} such kills more than when the task started",
@@ -137,33 +159,44 @@ fn unescape(text: &str) -> String {
         })
 }
 
+/// What the kernel's log says about a process.
+enum Logged {
+    /// That it was killed because memory ran out.
+    Killed,
+    /// Nothing of that kind.
+    No,
+    /// Unknown: it may not be read here, or is not complete any more.
+    Unreadable,
+}
+
 /// Looks for the process in the kernel's log, where that may be read.
-fn logged(pid: i32, since: u64) -> Option<String> {
-    let namespace = fs::metadata("/proc/self/ns/pid").ok()?;
-    if namespace.ino() != FIRST_PID_NAMESPACE {
-        return None;
+fn logged(pid: i32, since: u64) -> Logged {
+    let first = fs::metadata("/proc/self/ns/pid").is_ok_and(|it| it.ino() == FIRST_PID_NAMESPACE);
+    if !first {
+        return Logged::Unreadable;
     }
-    let mut log = File::options()
+    let log = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")
-        .ok()?;
+        .open("/dev/kmsg");
+    let Ok(mut log) = log else {
+        return Logged::Unreadable;
+    };
     let mut line = vec![0; LOG_LINE_BYTES];
+    let mut complete = true;
     loop {
         match log.read(&mut line) {
             // Each read is one record.
             Ok(length) => {
-                let text = String::from_utf8_lossy(&line[..length]);
-                if names(&text, pid, since) {
-                    return Some(format!(
-                        "the kernel's log says that it killed process {pid}"
-                    ));
+                if names(&String::from_utf8_lossy(&line[..length]), pid, since) {
+                    return Logged::Killed;
                 }
             }
             // Overwritten before it was read: the next one is there.
-            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => complete = false,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return None,
+            Err(error) if error.kind() == ErrorKind::WouldBlock && complete => return Logged::No,
+            Err(_) => return Logged::Unreadable,
         }
     }
 }
@@ -248,8 +281,35 @@ mod tests {
     }
 
     #[test]
+    fn each_counted_kill_explains_one_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("memory.oom_control");
+        let count = |kills: u32| fs::write(&path, format!("oom_kill {kills}\n")).unwrap();
+        count(4);
+        let witness = Witness {
+            count: Some((path.clone(), File::open(&path).unwrap())),
+            explained: AtomicU64::new(0),
+        };
+        let before = witness.before();
+        let evidence = || witness.evidence(1, Exit::Code(137), before);
+        assert_eq!(evidence(), None);
+        count(6);
+        let (first, second, third) = (evidence(), evidence(), evidence());
+        assert!(first.is_some() && second.is_some(), "{first:?} {second:?}");
+        assert_eq!(
+            third, None,
+            "a process that exits with 137 for its own reasons"
+        );
+        count(7);
+        assert!(evidence().is_some());
+    }
+
+    #[test]
     fn another_end_needs_no_witness() {
-        let witness = Witness { count: None };
+        let witness = Witness {
+            count: None,
+            explained: AtomicU64::new(0),
+        };
         let before = Before {
             kills: Some(0),
             at: 0,

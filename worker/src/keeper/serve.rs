@@ -14,12 +14,15 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::frame::{FrameError, FrameReader};
 use super::message::{Order, PROTOCOL, Program, Word};
+use super::start::PREFIX;
 use super::tasks::Tasks;
 
 /// How long a keeper without tasks waits for an agent to come.
 pub(super) const GRACE: Duration = Duration::from_secs(10);
 /// How often it is tried again to write down an end.
 const RECORD_AGAIN: Duration = Duration::from_secs(1);
+/// Before it is waited again after waiting was not possible.
+const WAIT_AGAIN: Duration = Duration::from_millis(100);
 /// What may wait to be said to an agent that does not listen; then it is hung up on. The next connection tells it all.
 const MOST_UNSAID: usize = 8 * 1024 * 1024;
 /// Where attempts are, seen from the directory of sockets, which is the keeper's working directory.
@@ -27,6 +30,11 @@ const ATTEMPTS: &str = "../attempts";
 
 /// Runs the keeper whose socket is standard input, bound to this name in the working directory.
 pub(super) fn run(name: &OsStr) -> io::Result<()> {
+    let listens = rustix::net::sockopt::socket_acceptconn(io::stdin()).unwrap_or(false);
+    if !listens || !name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+        let detail = "this is what a worker starts for itself; it is of no use to people";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, detail));
+    }
     if !detach()? {
         return Ok(());
     }
@@ -157,7 +165,13 @@ impl Keeper {
                 .flatten()
                 .min();
             self.flush();
-            let happened = self.wait(until.map(|until| until.saturating_duration_since(now)))?;
+            let patience = until.map(|until| until.saturating_duration_since(now));
+            let happened = self.wait(patience).unwrap_or_else(|error| {
+                // It wants memory, perhaps. Tasks do not lose their parent for that.
+                complain(format_args!("cannot wait: {error}"));
+                std::thread::sleep(WAIT_AGAIN);
+                Happened::ANYTHING
+            });
             if happened.starts {
                 for word in self.tasks.started() {
                     self.say(&word);
@@ -165,7 +179,12 @@ impl Keeper {
             }
             // What was started may have ended before it was known.
             if happened.children || happened.starts {
-                self.collect()?;
+                if let Err(error) = self.collect() {
+                    complain(format_args!(
+                        "cannot look for tasks that have ended: {error}"
+                    ));
+                    std::thread::sleep(WAIT_AGAIN);
+                }
                 // Where an end could not be written down.
                 if record_at.is_none() && self.tasks.unrecorded().next().is_some() {
                     record_at = Some(now + RECORD_AGAIN);
@@ -231,7 +250,7 @@ impl Keeper {
                 Ok(length) => {
                     agent.reader.push(&buffer[..length]);
                     if let Err(error) = self.obey() {
-                        eprintln!("scitq keeper: hangs up on an agent: {error}");
+                        complain(format_args!("hangs up on an agent: {error}"));
                         self.agent = None;
                     }
                     if length < buffer.len() {
@@ -279,7 +298,7 @@ impl Keeper {
         let own = rustix::process::geteuid();
         let peer = rustix::net::sockopt::socket_peercred(&stream);
         if !peer.is_ok_and(|peer| peer.uid == own) || stream.set_nonblocking(true).is_err() {
-            eprintln!("scitq keeper: refused a connection of another user");
+            complain(format_args!("refused a connection of another user"));
             return;
         }
         self.agent = Some(Agent {
@@ -303,10 +322,10 @@ impl Keeper {
     fn say(&mut self, word: &Word) {
         let Some(agent) = &mut self.agent else { return };
         if let Err(error) = word.write(&mut agent.unsaid) {
-            eprintln!("scitq keeper: cannot say something to the agent: {error}");
+            complain(format_args!("cannot say something to the agent: {error}"));
         }
         if agent.unsaid.len() > MOST_UNSAID {
-            eprintln!("scitq keeper: hangs up on an agent that does not listen");
+            complain(format_args!("hangs up on an agent that does not listen"));
             self.agent = None;
         }
     }
@@ -336,4 +355,19 @@ struct Happened {
     newcomer: bool,
     starts: bool,
     agent: bool,
+}
+
+impl Happened {
+    /// Nothing here waits, so it may as well be looked at all of it.
+    const ANYTHING: Self = Self {
+        children: true,
+        newcomer: true,
+        starts: true,
+        agent: true,
+    };
+}
+
+/// Tells people, in the keepers' log. A full disk must not end the parent of tasks, as `eprintln!` would.
+fn complain(what: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "scitq keeper: {what}");
 }

@@ -26,8 +26,8 @@ pub(super) fn spawn(order: &StartOrder, stdout: &Path, stderr: &Path) -> io::Res
 }
 
 fn spawn_as_is(order: &StartOrder, stdout: &Path, stderr: &Path) -> io::Result<i32> {
-    let words = c_strings(&order.words)?;
-    let environment = c_strings(&order.environment)?;
+    let words = Pointers::to(c_strings(&order.words)?);
+    let environment = Pointers::to(c_strings(&order.environment)?);
     let file = c_string(order.file.as_os_str())?;
     let work_directory = c_string(order.work_directory.as_os_str())?;
     let stdout = c_string(stdout.as_os_str())?;
@@ -43,14 +43,6 @@ fn spawn_as_is(order: &StartOrder, stdout: &Path, stderr: &Path) -> io::Result<i
     actions.change_directory(&work_directory)?;
     actions.close_from(3)?;
 
-    let mut arguments: Vec<*mut libc::c_char> =
-        words.iter().map(|word| word.as_ptr().cast_mut()).collect();
-    arguments.push(std::ptr::null_mut());
-    let mut variables: Vec<*mut libc::c_char> = environment
-        .iter()
-        .map(|entry| entry.as_ptr().cast_mut())
-        .collect();
-    variables.push(std::ptr::null_mut());
     let mut pid: libc::pid_t = 0;
     #[expect(
         unsafe_code,
@@ -64,8 +56,8 @@ fn spawn_as_is(order: &StartOrder, stdout: &Path, stderr: &Path) -> io::Result<i
             file.as_ptr(),
             &raw const actions.0,
             &raw const attributes.0,
-            arguments.as_ptr(),
-            variables.as_ptr(),
+            words.as_ptr().cast(),
+            environment.as_ptr().cast(),
         )
     };
     check(error)?;
@@ -75,27 +67,16 @@ fn spawn_as_is(order: &StartOrder, stdout: &Path, stderr: &Path) -> io::Result<i
 /// The same as another user.
 fn spawn_as(order: &StartOrder, user: User, stdout: &Path, stderr: &Path) -> io::Result<i32> {
     let capture = |path: &Path| File::options().append(true).open(path);
-    let (first, rest) = order
-        .words
-        .split_first()
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let file = c_string(order.file.as_os_str())?;
+    let words = Pointers::to(c_strings(&order.words)?);
+    let environment = Pointers::to(c_strings(&order.environment)?);
+    let work_directory = c_string(order.work_directory.as_os_str())?;
+    let User { uid, gid } = user;
     let mut command = Command::new(&order.file);
-    command.arg0(first).args(rest).env_clear();
-    for entry in &order.environment {
-        let bytes = entry.as_bytes();
-        let middle = bytes.iter().position(|byte| *byte == b'=');
-        let (name, value) = bytes.split_at(middle.unwrap_or(bytes.len()));
-        command.env(
-            OsStr::from_bytes(name),
-            OsStr::from_bytes(value.get(1..).unwrap_or_default()),
-        );
-    }
     command
         .stdin(Stdio::null())
         .stderr(capture(stderr)?)
         .stdout(capture(stdout)?);
-    let work_directory = c_string(order.work_directory.as_os_str())?;
-    let User { uid, gid } = user;
     #[expect(
         unsafe_code,
         reason = "session, directory and ids are set between fork and exec"
@@ -103,7 +84,11 @@ fn spawn_as(order: &StartOrder, user: User, stdout: &Path, stderr: &Path) -> io:
     // SAFETY: the closure makes system calls only, which are async-signal-safe: it neither allocates nor takes locks.
     unsafe {
         command.pre_exec(move || {
-            // The keeper blocks signals, and std leaves that to whoever is executed.
+            // The keeper blocks signals, and whoever started it may ignore some (nohup).
+            for signal in 1..=libc::SIGRTMAX() {
+                // Those that cannot be changed are as they should be.
+                libc::signal(signal, libc::SIG_DFL);
+            }
             let mut none = MaybeUninit::uninit();
             libc::sigemptyset(none.as_mut_ptr());
             done(libc::sigprocmask(
@@ -125,11 +110,46 @@ fn spawn_as(order: &StartOrder, user: User, stdout: &Path, stderr: &Path) -> io:
                 libc::c_uint::MAX,
                 close_on_exec,
             );
-            Ok(())
+            // Here and not by std, which runs by a shell what the kernel does not take for a program.
+            libc::execve(file.as_ptr(), words.as_ptr(), environment.as_ptr());
+            Err(io::Error::last_os_error())
         });
     }
     let child = command.spawn()?;
     i32::try_from(child.id()).map_err(io::Error::other)
+}
+
+/// Strings as the system wants them: a list of pointers that ends with none.
+struct Pointers {
+    list: Vec<*const libc::c_char>,
+    _strings: Vec<CString>,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "pointers are not moved between threads by themselves"
+)]
+// SAFETY: they lead into strings that are owned beside them and are never changed.
+unsafe impl Send for Pointers {}
+#[expect(
+    unsafe_code,
+    reason = "pointers are not shared between threads by themselves"
+)]
+// SAFETY: as above.
+unsafe impl Sync for Pointers {}
+
+impl Pointers {
+    fn to(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|string| string.as_ptr());
+        Self {
+            list: pointers.chain([std::ptr::null()]).collect(),
+            _strings: strings,
+        }
+    }
+
+    fn as_ptr(&self) -> *const *const libc::c_char {
+        self.list.as_ptr()
+    }
 }
 
 fn done(result: libc::c_int) -> io::Result<()> {

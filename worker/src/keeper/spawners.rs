@@ -20,7 +20,7 @@ use super::message::{NotStarted, StartOrder};
 use super::out_of_memory::{Before, Witness};
 use super::spawn::spawn;
 use crate::attempt::directory;
-use crate::attempt::journal::{self, ProcessIdentity, Step};
+use crate::attempt::journal::{self, NotExecuted, ProcessIdentity, Step};
 use crate::machine;
 
 /// Most programs being started at once.
@@ -166,7 +166,17 @@ impl Shared {
         self.protection.restore();
         let pid = match started {
             Ok(pid) => pid,
-            Err(error) => return spawned(Err(NotStarted::Execute(number(&error)))),
+            Err(error) => {
+                let why = NotExecuted {
+                    // As text: it is shown to people.
+                    file: order.file.to_string_lossy().into_owned().into(),
+                    error: number(&error),
+                    at: scitq_shared::now(),
+                };
+                // Without it the next agent takes the attempt for interrupted, should this one not be told.
+                let _ = journal::append_claimed(&directory, &Step::NotExecuted(why));
+                return spawned(Err(NotStarted::Execute(number(&error))));
+            }
         };
         let process = ProcessIdentity {
             pid,

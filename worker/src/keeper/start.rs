@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Names of sockets begin with this.
-const PREFIX: &str = "keeper-";
+pub(super) const PREFIX: &str = "keeper-";
 /// What keepers could not tell an agent, for whoever looks for the cause.
 const LOG: &str = "log";
 /// A log that has become longer is begun anew.
@@ -29,6 +29,14 @@ impl Sockets {
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
+        }
+        if !fs::symlink_metadata(path)?.is_dir() {
+            // Keepers find attempts beside it.
+            let detail = format!(
+                "{} is a link or a file; it must be a directory",
+                path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, detail));
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
         let path = fs::canonicalize(path)?;

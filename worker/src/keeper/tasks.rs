@@ -118,7 +118,9 @@ impl Tasks {
         if let Some(pid) = self.by_attempt.get(&attempt) {
             // What has not been waited for keeps its id: the group is certainly the attempt's own.
             signal_group(*pid, signal);
-        } else if let Some(later) = self.starting.get_mut(&attempt) {
+        } else if let Some(later) = self.starting.get_mut(&attempt)
+            && *later != Some(Signal::KILL)
+        {
             *later = Some(signal);
         }
     }

@@ -11,10 +11,13 @@ use super::environment::{self, environment};
 use super::users::{self, Switch};
 use super::work_directory::WorkDirectories;
 use super::{Site, StartFailure, command, lookup, work_directory};
-use crate::agent::core::Execution;
+use crate::agent::core::{AttemptEnd, Execution};
 use crate::attempt::directory;
-use crate::attempt::journal::{self, Step};
+use crate::attempt::journal::{self, NotExecuted, Step};
 use crate::keeper::{Kept, StartOrder, User};
+
+/// How many keepers are tried, one after the other, when they go before they have read an order.
+const MOST_TRIES: u32 = 3;
 
 /// An attempt that was handed to a keeper.
 #[derive(Debug)]
@@ -42,14 +45,17 @@ pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, Sta
         fault("make the work directory", &site.work.path(attempt), &error)
     })?;
     let prepared = prepare(site, execution, (&directory, &work), words, switch.as_ref());
-    let started = prepared.and_then(|order| {
-        // Kept for the case that the keeper is gone before it has read this.
-        let sent = kept.start(order.clone());
-        sent.map(|()| order)
-            .map_err(|error| fault("ask the keeper to start", &work, &error))
+    // Kept for the case that the keeper is gone before it has read this.
+    let started = prepared.and_then(|order| match kept.start(&order) {
+        Ok(()) => Ok((kept, order)),
+        Err(error) => {
+            tracing::info!(%attempt, %error, "the keeper takes no order: another one is made");
+            drop(kept);
+            Ok((launch_again(site, &order)?, order))
+        }
     });
     match started {
-        Ok(order) => Ok(Launched {
+        Ok((kept, order)) => Ok(Launched {
             kept,
             order,
             same_user: switch.is_none(),
@@ -63,12 +69,30 @@ pub(crate) fn launch(site: &Site, execution: &Execution) -> Result<Launched, Sta
 
 /// Hands an attempt over again, whose keeper went without having claimed it.
 pub(crate) fn launch_again(site: &Site, order: &StartOrder) -> Result<Kept, StartFailure> {
+    let directory = site.attempts.of(order.attempt);
     let again = || {
         let kept = site.keepers.take(order.attempt)?;
-        kept.start(order.clone())?;
+        // First, so that the next agent looks for it there.
+        let keeper = kept.keeper().into();
+        journal::append_apart(&directory, &Step::HandedOver { keeper })?;
+        kept.start(order)?;
         Ok(kept)
     };
-    again().map_err(|error| fault("ask the keeper to start", &order.work_directory, &error))
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match again() {
+            Err(error) if tries == MOST_TRIES => {
+                return Err(fault(
+                    "ask the keeper to start",
+                    &order.work_directory,
+                    &error,
+                ));
+            }
+            Err(_) => {}
+            Ok(kept) => return Ok(kept),
+        }
+    }
 }
 
 fn begin(site: &Site, execution: &Execution, keeper: &str) -> io::Result<PathBuf> {
@@ -154,8 +178,21 @@ pub(crate) fn fault(what: &str, path: &Path, error: &io::Error) -> StartFailure 
     }
 }
 
+/// The end of an attempt whose program could not be executed.
+pub(crate) fn never_executed(why: &NotExecuted) -> AttemptEnd {
+    let error = io::Error::from_raw_os_error(why.error);
+    AttemptEnd {
+        ended_at: why.at,
+        exit: None,
+        outcome: not_executed(&why.file, &error).into(),
+        usage: None,
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+    }
+}
+
 /// Why a program that is there could not be executed.
-pub(crate) fn not_executed(file: &Path, error: &io::Error) -> StartFailure {
+fn not_executed(file: &Path, error: &io::Error) -> StartFailure {
     let shown = file.display();
     let (reason, detail) = match error.raw_os_error() {
         Some(libc::EACCES) => (

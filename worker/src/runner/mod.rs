@@ -4,7 +4,7 @@ mod clearing;
 mod command;
 pub(crate) mod environment;
 pub(crate) mod execute;
-mod launch;
+pub(crate) mod launch;
 pub(crate) mod leftovers;
 mod lookup;
 mod site;

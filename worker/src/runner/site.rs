@@ -6,6 +6,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Clearing;
 use super::environment::Base;
+use super::leftovers::Leftovers;
 use super::work_directory::WorkDirectories;
 use crate::attempt::directory::AttemptDirectories;
 use crate::keeper::Keepers;
@@ -24,6 +25,8 @@ pub(crate) struct Site {
     pub(crate) cores: u32,
     pub(crate) boot_id: String,
     pub(crate) clearing: Clearing,
+    /// Ends what keepers that were killed have left.
+    pub(crate) leftovers: Leftovers,
     /// Removals of directories under way: done beside everything else, and waited for at the end.
     pub(crate) removals: TaskTracker,
 }

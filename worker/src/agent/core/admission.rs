@@ -92,6 +92,7 @@ impl Core {
                 report,
                 reason,
                 unacked,
+                kept: false,
             },
         );
         self.publish_released(now, attempt);

@@ -155,6 +155,8 @@ pub(super) struct Released {
     pub(super) reason: ReleaseReason,
     /// The delivery, while it is to be acknowledged.
     pub(super) unacked: Option<Place>,
+    /// True when it has a directory, which is kept until the broker has this.
+    pub(super) kept: bool,
 }
 
 /// What a deadline is for.

@@ -247,6 +247,9 @@ impl Core {
             Publication::Released(attempt) => {
                 if let Some(released) = self.released.remove(&attempt) {
                     self.effects.extend(released.unacked.map(Effect::Ack));
+                    if released.kept {
+                        self.effects.push(Effect::Discard { attempt });
+                    }
                 }
             }
             Publication::Returned(place) => self.effects.push(Effect::Ack(place)),
