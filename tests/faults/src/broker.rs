@@ -65,6 +65,18 @@ pub(crate) async fn declare_strange_queue(node: &RabbitMq, queue: &str) {
     .await;
 }
 
+/// Makes a queue that is bound to all messages of an exchange, takes none, and refuses them.
+pub(crate) async fn declare_full_listener(node: &RabbitMq, queue: &str, exchange: &str) {
+    node.evaluate(&format!(
+        "{{new, _}} = rabbit_amqqueue:declare({0}, true, false, [{{<<\"x-max-length\">>, long, 0}}, \
+         {{<<\"x-overflow\">>, longstr, <<\"reject-publish\">>}}], none, <<\"faults\">>), \
+         ok = rabbit_binding:add({{binding, {{resource, <<\"/\">>, exchange, <<\"{exchange}\">>}}, <<\"#\">>, {0}, []}}, \
+         <<\"faults\">>), ok.",
+        resource(queue)
+    ))
+    .await;
+}
+
 /// Publishes a message.
 pub(crate) async fn publish(node: &RabbitMq, exchange: &str, routing_key: &str, body: &[u8]) {
     let bytes: Vec<String> = body.iter().map(u8::to_string).collect();

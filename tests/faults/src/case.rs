@@ -31,6 +31,7 @@ pub(crate) enum Case {
     QueueDeleted,
     QueueChanged,
     EventRefused,
+    ListenerFull,
     BrokerAlarm,
     EmbeddedKill,
 }
@@ -149,6 +150,11 @@ pub(crate) const CASES: &[Description] = &[
         Case::EventRefused,
         "event-refused",
         "messages that the database refuses are put aside, and the series goes on",
+    ),
+    case(
+        Case::ListenerFull,
+        "listener-full",
+        "a listener's queue is full and refuses events of workers: they wait, visibly, until it is gone",
     ),
     case(
         Case::BrokerAlarm,

@@ -134,6 +134,7 @@ async fn attempt(
         Case::BrokerAway => scenario::broker_away::run(services, place).await,
         Case::QueueDeleted => scenario::queue_deleted::run(services, place).await,
         Case::QueueChanged => scenario::queue_changed::run(services, place).await,
+        Case::ListenerFull => scenario::listener_full::run(services, place).await,
         Case::EventRefused => scenario::event_refused::run(services, place).await,
         Case::BrokerAlarm => scenario::broker_alarm::run(services, place).await,
         Case::EmbeddedKill | Case::ConsumerTimeout => Ok(failed("it is run elsewhere".to_owned())),

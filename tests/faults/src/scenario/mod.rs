@@ -5,6 +5,7 @@ pub(crate) mod broker_away;
 pub(crate) mod consumer_timeout;
 pub(crate) mod embedded_kill;
 pub(crate) mod event_refused;
+pub(crate) mod listener_full;
 pub(crate) mod queue_changed;
 pub(crate) mod queue_deleted;
 pub(crate) mod server_away;
