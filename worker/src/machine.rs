@@ -36,6 +36,13 @@ pub(crate) fn ticks_since_boot() -> u64 {
     seconds * per_second + nanoseconds * per_second / 1_000_000_000
 }
 
+/// How long ago that was, in the same unit since the machine booted.
+pub(crate) fn since_ticks(ticks: u64) -> std::time::Duration {
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let passed = ticks_since_boot().saturating_sub(ticks);
+    std::time::Duration::from_millis(passed * 1000 / per_second)
+}
+
 /// When a process started, in clock ticks since boot: field 22 of /proc/PID/stat. None when there is no such process.
 pub(crate) fn start_ticks(pid: i32) -> std::io::Result<Option<u64>> {
     let stat = match std::fs::read(format!("/proc/{pid}/stat")) {

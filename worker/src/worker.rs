@@ -114,7 +114,7 @@ impl Prepared {
         )?;
         let over = recovered
             .iter()
-            .filter(|it| !matches!(it.found, Found::Running(_)));
+            .filter(|it| !matches!(it.found, Found::Running { .. }));
         for found in over {
             WorkDirectories::remove(&work.path(found.report.attempt));
         }

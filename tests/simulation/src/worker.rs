@@ -196,7 +196,10 @@ impl World {
             } else if !journal.started {
                 Found::Unstarted
             } else if worker.processes.contains_key(attempt) {
-                Found::Running(Box::new(journal.definition.clone()))
+                Found::Running {
+                    definition: Box::new(journal.definition.clone()),
+                    ran_for: std::time::Duration::ZERO,
+                }
             } else {
                 let outcome = Outcome::Failed {
                     reason: FailureReason::AgentRestarted,

@@ -44,6 +44,7 @@ mod control;
 mod ending;
 mod held;
 mod input;
+mod limit;
 mod publishing;
 
 #[cfg(test)]
@@ -131,8 +132,13 @@ pub struct Recovered {
 pub enum Found {
     /// Nothing of it has run, and nothing will.
     Unstarted,
-    /// It runs on, or has ended in the meantime: its end will be told. What is run is needed for its weight.
-    Running(Box<TaskDefinition>),
+    /// It runs on, or has ended in the meantime: its end will be told.
+    Running {
+        /// What is run: its weight and its run timeout count.
+        definition: Box<TaskDefinition>,
+        /// For how long it has run.
+        ran_for: Duration,
+    },
     /// It is over.
     Ended(AttemptEnd),
 }
@@ -204,7 +210,12 @@ impl Core {
         for Recovered { report, found } in recovered {
             match found {
                 Found::Unstarted => core.recover_unstarted(report),
-                Found::Running(definition) => core.recover_running(report, *definition),
+                Found::Running {
+                    definition,
+                    ran_for,
+                } => {
+                    core.recover_running(report, *definition, ran_for);
+                }
                 Found::Ended(end) => core.recover_ended(report, end),
             }
         }
@@ -355,6 +366,7 @@ impl Core {
             delivered_at: now.elapsed,
             ack_at: now.elapsed + self.rules.ack_after,
             phase: Phase::Waiting(Announced::No),
+            limit: None,
         };
         self.timers.insert(active.accept_timer(&self.rules));
         self.timers.insert(active.ack_timer());
@@ -414,7 +426,12 @@ impl Core {
     }
 
     /// It takes its slots as before. Its delivery went with the connection of the agent before.
-    fn recover_running(&mut self, report: AttemptReport, definition: TaskDefinition) {
+    fn recover_running(
+        &mut self,
+        report: AttemptReport,
+        definition: TaskDefinition,
+        ran_for: Duration,
+    ) {
         let attempt = report.attempt;
         let message = TaskMessage::new(
             report.dispatch_epoch,
@@ -434,13 +451,18 @@ impl Core {
             delivered_at: Duration::ZERO,
             ack_at: Duration::ZERO,
             phase: Phase::Running,
+            limit: None,
         };
         self.active.insert(attempt, active);
+        self.limit_run(Duration::ZERO, attempt, ran_for);
     }
 
     fn forget_timers(&mut self, active: &Active) {
         self.timers.remove(&active.accept_timer(&self.rules));
         self.timers.remove(&active.ack_timer());
+        if let Some(timer) = active.limit_timer() {
+            self.timers.remove(&timer);
+        }
     }
 
     fn fire_timers(&mut self, now: Now) {
@@ -448,6 +470,7 @@ impl Core {
             match timer {
                 Timer::Accept(attempt) => self.publish_accepted(now, attempt),
                 Timer::Ack(attempt) => self.mark_for_early_ack(now, attempt),
+                Timer::Limit(attempt) => self.limit_reached(now, attempt),
             }
         }
     }

@@ -9,6 +9,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use scitq_shared::execution::{FailureReason, Outcome};
 use scitq_shared::ids::AttemptId;
@@ -19,6 +20,7 @@ use super::journal::{self, Claim, Journal, Step};
 use crate::agent::core::{AttemptEnd, Found, Recovered};
 use crate::error::WorkerError;
 use crate::keeper::{Keepers, Kept};
+use crate::machine;
 use crate::runner::execute::Adopted;
 use crate::runner::leftovers::{self, Leftover};
 use crate::runner::users;
@@ -73,7 +75,10 @@ pub(crate) fn recover(
             keepers.and_then(|keepers| keepers.adopt(&journal.keeper, journal.report.attempt))
         {
             found.running.push(adopted(&journal, kept));
-            Found::Running(Box::new(journal.definition))
+            Found::Running {
+                ran_for: ran_for(&journal, boot_id),
+                definition: Box::new(journal.definition),
+            }
         } else {
             interrupted.push((path, journal));
             continue;
@@ -122,6 +127,15 @@ fn settle(directory: &Path) -> io::Result<Option<Journal>> {
         }
         other => Ok(other),
     }
+}
+
+/// For how long it has run, by a clock that never jumps.
+fn ran_for(journal: &Journal, boot_id: &str) -> Duration {
+    let process = journal.process.as_ref();
+    let process = process.filter(|process| process.boot_id == boot_id);
+    process.map_or(Duration::ZERO, |process| {
+        machine::since_ticks(process.started_ticks.1)
+    })
 }
 
 fn adopted(journal: &Journal, kept: Kept) -> Adopted {

@@ -443,3 +443,22 @@ async fn what_outlives_its_task_writes_into_no_other_tasks_output() {
     std::fs::write(&stop, "").unwrap();
     ended(pid.trim()).await;
 }
+
+#[tokio::test]
+async fn what_runs_for_longer_than_it_may_is_ended_and_says_so() {
+    let site = Site::start(2, 0).await;
+    let limited = |text: &str| TaskDefinition {
+        run_timeout_seconds: Some(1),
+        ..script(text)
+    };
+    let obeys = "trap 'echo asked; exit 0' TERM; echo begun; while true; do sleep 0.05; done";
+    let (report, said, _) = site.server.run(limited(obeys)).await;
+    assert_eq!(report.exit, Some(Exit::Code(0)));
+    let (reason, detail) = failure(report.outcome);
+    assert_eq!(reason, FailureReason::Timeout);
+    assert!(detail.contains("run timeout of 1 s"), "{detail}");
+    assert_eq!(said, b"begun\nasked\n");
+    // One that is in time is left alone.
+    let (report, _, _) = site.server.run(limited("exit 3")).await;
+    assert_eq!(failure(report.outcome).0, FailureReason::ExitCode);
+}

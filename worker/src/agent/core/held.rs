@@ -11,6 +11,7 @@ use scitq_shared::protocol::{
 
 use super::Rules;
 use super::input::{AttemptEnd, OutputToSend, Place};
+use super::limit::Limit;
 
 /// How far the announcement of an acceptance is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub(super) struct Active {
     /// When it is to be acknowledged although it is not over.
     pub(super) ack_at: Duration,
     pub(super) phase: Phase,
+    /// When its process is ended, if it runs and has a limit.
+    pub(super) limit: Option<Limit>,
 }
 
 impl Active {
@@ -166,4 +169,6 @@ pub(super) enum Timer {
     Accept(AttemptId),
     /// Acknowledge before the end.
     Ack(AttemptId),
+    /// End its process.
+    Limit(AttemptId),
 }

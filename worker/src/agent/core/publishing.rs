@@ -1,5 +1,7 @@
 //! State events: how they are numbered, what waits for their confirmation, and what is published again.
 
+use std::time::Duration;
+
 use scitq_shared::ids::{AttemptId, DispatchId, TaskId};
 use scitq_shared::protocol::{
     AttemptPhase, Heartbeat, Hello, InventoryItem, PROTOCOL_VERSION, WorkerEvent, WorkerMessage,
@@ -237,7 +239,7 @@ impl Core {
                     active.phase = Phase::Waiting(Announced::Confirmed);
                 }
             }
-            Publication::Started(attempt) => self.start_is_confirmed(attempt, on),
+            Publication::Started(attempt) => self.start_is_confirmed(now, attempt, on),
             Publication::Ended(attempt) => {
                 if let Some(ended) = self.ended.get_mut(&attempt) {
                     ended.reported = true;
@@ -257,7 +259,7 @@ impl Core {
     }
 
     /// The one place where an attempt gets executed.
-    fn start_is_confirmed(&mut self, attempt: AttemptId, on: Option<ChannelNumber>) {
+    fn start_is_confirmed(&mut self, now: Now, attempt: AttemptId, on: Option<ChannelNumber>) {
         let Some(active) = self.active.get_mut(&attempt) else {
             return;
         };
@@ -277,6 +279,7 @@ impl Core {
                 .map_or(1, |desired| desired.concurrency),
         };
         self.effects.push(Effect::Execute(Box::new(execution)));
+        self.limit_run(now.elapsed, attempt, Duration::ZERO);
     }
 
     /// The broker refused it, or its channel went before the answer.

@@ -898,12 +898,73 @@ fn ends(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::End))
 }
 
+/// A task that may run for so many seconds.
+fn limited(seconds: u32) -> TaskMessage {
+    let mut message = task(1, 1);
+    message.definition.run_timeout_seconds = Some(seconds);
+    message
+}
+
+/// What is done to end an attempt because of its run timeout.
+fn timed_out(effects: &[Effect]) -> Vec<&'static str> {
+    let by_timeout = |outcome: &Outcome| matches!(outcome, Outcome::Failed { reason: FailureReason::Timeout, detail } if detail.contains("10 s"));
+    let done = |effect: &Effect| match effect {
+        Effect::Terminate { outcome, .. } if by_timeout(outcome) => Some("terminate"),
+        Effect::Kill { outcome, .. } if by_timeout(outcome) => Some("kill"),
+        _ => None,
+    };
+    effects.iter().filter_map(done).collect()
+}
+
+#[test]
+fn what_runs_for_too_long_is_asked_to_end_and_then_killed() {
+    let mut drive = Drive::consuming(1, 0);
+    let (attempt, _) = drive.run(limited(10));
+    assert!(timed_out(&drive.later(SECOND * 9)).is_empty());
+    assert_eq!(timed_out(&drive.later(SECOND)), ["terminate"]);
+    assert!(timed_out(&drive.later(SECOND * 9)).is_empty());
+    assert_eq!(timed_out(&drive.later(SECOND)), ["kill"]);
+    assert!(timed_out(&drive.later(SECOND * 99)).is_empty(), "once");
+    let end = succeeded(0);
+    drive.tell(Input::ProcessEnded { attempt, end });
+    // One that ends in time leaves no timer behind.
+    let mut drive = Drive::consuming(1, 0);
+    let (attempt, _) = drive.run(limited(10));
+    let end = succeeded(0);
+    let effects = drive.tell(Input::ProcessEnded { attempt, end });
+    drive.confirm(&effects);
+    assert!(timed_out(&drive.later(SECOND * 99)).is_empty());
+    assert!(drive.core.timers.is_empty());
+}
+
+#[test]
+fn a_run_timeout_counts_over_adoptions() {
+    let mut drive = Drive::consuming(1, 0);
+    let (attempt, _) = drive.run(limited(10));
+    let active = drive.core.active.remove(&attempt).unwrap();
+    let found = |ran_for| Recovered {
+        report: active.report.clone(),
+        found: Found::Running {
+            definition: Box::new(active.message.definition.clone()),
+            ran_for,
+        },
+    };
+    let mut drive = Drive::with(new_core(None, vec![found(SECOND * 4)]));
+    assert!(timed_out(&drive.later(SECOND * 5)).is_empty());
+    assert_eq!(timed_out(&drive.later(SECOND)), ["terminate"]);
+    let mut drive = Drive::with(new_core(None, vec![found(SECOND * 99)]));
+    assert_eq!(timed_out(&drive.later(Duration::ZERO)), ["terminate"]);
+}
+
 #[test]
 fn what_runs_on_is_adopted_with_its_slots() {
     let mut drive = Drive::consuming(2, 0);
     let (attempt, _) = drive.run(task(1, 2));
     let active = &drive.core.active[&attempt];
-    let found = Found::Running(Box::new(active.message.definition.clone()));
+    let found = Found::Running {
+        definition: Box::new(active.message.definition.clone()),
+        ran_for: Duration::ZERO,
+    };
     let recovered = vec![Recovered {
         report: active.report.clone(),
         found,
