@@ -7,6 +7,7 @@ pub mod control;
 pub mod db;
 pub mod dispatch;
 pub mod events;
+pub mod explain;
 pub mod http;
 pub mod leader;
 pub mod maintenance;

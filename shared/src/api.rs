@@ -94,6 +94,30 @@ pub struct TaskView {
     pub modified_at: DateTime<Utc>,
 }
 
+/// Why a task is where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TaskExplanation {
+    /// Task.
+    pub task_id: i64,
+    /// Its status.
+    pub status: String,
+    /// The reasons, the most important one first; at least one.
+    pub reasons: Vec<Reason>,
+}
+
+/// One reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reason {
+    /// A word for programs: `waits_for_tasks`, `requirement_failed`, `batch_paused`, `no_worker`, `workers_away`, `slots_taken`,
+    /// `others_first`, `tried_before`, `next`, `in_queue`, `held_by_worker`, `runs`, `uploads`, `held`, `no_retries`,
+    /// `server_not_ready`, or the status of a task that is over.
+    pub code: String,
+    /// Words for people.
+    pub text: String,
+    /// A command or an act that changes it, where there is one.
+    pub remedy: Option<String>,
+}
+
 /// An execution: one attempt of a task by one worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ExecutionView {

@@ -1,5 +1,6 @@
 //! `task`: what users want done.
 
+mod explain;
 mod list;
 pub(crate) mod output;
 mod show;
@@ -25,6 +26,13 @@ pub enum TaskCommand {
         #[arg(value_parser = clap::value_parser!(i64).range(1..))]
         id: i64,
     },
+    /// Say why a task is not running
+    #[command(long_about = explain::HELP)]
+    Explain {
+        /// Id of the task
+        #[arg(value_parser = clap::value_parser!(i64).range(1..))]
+        id: i64,
+    },
     /// Print what a task wrote
     #[command(long_about = output::HELP)]
     Output(output::OutputArguments),
@@ -39,6 +47,7 @@ impl TaskCommand {
         match self {
             Self::List(arguments) => list::run(&arguments, client, screen).await?,
             Self::Show { id } => show::run(id, client, screen).await?,
+            Self::Explain { id } => explain::run(id, client, screen).await?,
             Self::Output(arguments) => return output::run(&arguments, client, screen).await,
             Self::Wait(arguments) => return wait::run(arguments, client, screen).await,
         }

@@ -284,6 +284,18 @@ impl Database {
         call!(self, dispatchable())
     }
 
+    /// How many pending tasks of a batch are dispatched before one of this priority and id, counted up to `most`.
+    pub async fn tasks_ahead(
+        &self,
+        batch: &str,
+        priority: i32,
+        task: TaskId,
+        most: u64,
+    ) -> Result<u64, DbError> {
+        let batch = batch.to_owned();
+        call!(self, tasks_ahead(&batch, priority, task, most))
+    }
+
     /// True when a pending task of the batch has a higher priority than one that waits in the batch's queue.
     pub async fn is_overtaken(&self, batch: &BatchName) -> Result<bool, DbError> {
         let batch = batch.clone();

@@ -8,6 +8,7 @@ mod body;
 mod context;
 mod error;
 mod executions;
+mod explanation;
 mod health;
 mod maintenance;
 mod openapi;
@@ -40,6 +41,9 @@ pub fn configure(config: &mut web::ServiceConfig) {
                         .route(web::post().to(tasks::submit)),
                 )
                 .service(resource("/tasks/{id}").route(web::get().to(tasks::show)))
+                .service(
+                    resource("/tasks/{id}/explanation").route(web::get().to(explanation::show)),
+                )
                 .service(
                     resource("/tasks/{id}/output/{stream}").route(web::get().to(output::of_task)),
                 )

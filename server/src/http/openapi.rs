@@ -1,7 +1,9 @@
 use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
-use super::{batches, executions, health, maintenance, output, progress, tasks, workers};
+use super::{
+    batches, executions, explanation, health, maintenance, output, progress, tasks, workers,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -13,6 +15,7 @@ use super::{batches, executions, health, maintenance, output, progress, tasks, w
         tasks::submit,
         tasks::list,
         tasks::show,
+        explanation::show,
         executions::list,
         executions::show,
         output::of_task,

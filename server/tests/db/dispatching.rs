@@ -38,8 +38,22 @@ pub async fn order_and_window(fixture: &Fixture) {
     ];
     let id = ids(&fixture.db.submit(submitted).await.unwrap());
     let b = batch("b");
+    // The place in that order, counted up to a limit.
+    let db = &fixture.db;
+    let ahead =
+        async |priority, task, most| db.tasks_ahead("b", priority, task, most).await.unwrap();
+    assert_eq!(ahead(5, id[1], 9).await, 0);
+    assert_eq!(ahead(5, id[4], 9).await, 1);
+    assert_eq!(ahead(0, id[2], 9).await, 3);
+    assert_eq!(ahead(-1, id[3], 9).await, 4);
+    assert_eq!(ahead(-1, id[3], 2).await, 2);
     let claim = fixture.db.claim(epoch, &b, 3).await.unwrap();
     assert_eq!(tasks(&claim.tasks), [id[1], id[4], id[0]]);
+    assert_eq!(
+        ahead(-1, id[3], 9).await,
+        1,
+        "what is dispatched is not before it"
+    );
     assert_eq!((claim.assigned, claim.pending_left), (3, true));
     assert!(
         claim

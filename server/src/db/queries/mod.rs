@@ -6,6 +6,7 @@
 
 use super::{Backend, Conn, Pool, dialect};
 
+mod ahead;
 mod batches;
 mod changes;
 mod chunks;
@@ -32,6 +33,7 @@ mod upsert;
 mod worker_list;
 mod workers;
 
+pub(in crate::db) use ahead::tasks_ahead;
 pub(in crate::db) use batches::{batch, batches, dispatchable};
 pub(in crate::db) use claim::{claim, is_overtaken, return_all_dispatches};
 pub(in crate::db) use counters::{check_counters, repair_counters};

@@ -9,6 +9,7 @@ on_both_pairs!(
     a_worker_changes_its_batch,
     heavy_tasks_take_more_slots,
     impossible_changes_are_refused,
+    it_is_explained_why_a_task_does_not_run,
 );
 
 fn time(execution: &Value, field: &str) -> chrono::DateTime<chrono::FixedOffset> {
@@ -193,4 +194,58 @@ async fn impossible_changes_are_refused(pair: Pair) {
         .code(2);
     assert!(refused.stderr.contains("nobody"), "{}", refused.stderr);
     assert_eq!(system.worker(WORKER, "running").await["concurrency"], 2);
+}
+
+async fn it_is_explained_why_a_task_does_not_run(pair: Pair) {
+    let system = pair.start_with(Setup::concurrency(1)).await;
+    let explain = async |task: i64| {
+        let id = task.to_string();
+        let explained = system.ctl(["task", "explain", id.as_str()]).run().await;
+        explained.code(0).text()
+    };
+    let gate = system.gate("held");
+    let held = system
+        .submit(&json!({"command": gate.before("true")}))
+        .await[0];
+    system.running(&[held], 1).await;
+    assert!(
+        explain(held)
+            .await
+            .contains(&format!("runs on worker {WORKER}"))
+    );
+    let child = json!({"command": "true", "required_task_ids": [held]});
+    let child = system.submit(&child).await[0];
+    let text = explain(child).await;
+    assert!(
+        text.contains("is waiting") && text.contains(&format!("task {held} (running)")),
+        "{text}"
+    );
+    let queued = system.submit(&json!({"command": "true"})).await[0];
+    system.status(queued, "assigned").await;
+    let text = explain(queued).await;
+    assert!(
+        text.contains("in the queue of batch Default") && text.contains("slot of worker"),
+        "{text}"
+    );
+    let elsewhere = json!({"command": "true", "batch": "elsewhere"});
+    let elsewhere = system.submit(&elsewhere).await[0];
+    let text = explain(elsewhere).await;
+    assert!(
+        text.contains("no worker works for batch elsewhere")
+            && text.contains(&format!(
+                "remedy: scitq-ctl worker update {WORKER} --batch elsewhere"
+            )),
+        "{text}"
+    );
+    gate.open();
+    system.succeeded(&[held, child, queued]).await;
+    assert!(explain(child).await.contains("has succeeded"));
+    let unknown = system.ctl(["task", "explain", "999"]).run().await;
+    assert!(unknown.code(2).stderr.contains("scitq-ctl task list"));
+    let json = system
+        .ctl(["task", "explain", &elsewhere.to_string(), "-o", "json"])
+        .run()
+        .await
+        .json();
+    assert_eq!(json["reasons"][0]["code"], "no_worker", "{json}");
 }
