@@ -305,6 +305,7 @@ async fn project(
             .map(|(_, message)| message.task)
             .collect::<BTreeSet<_>>(),
         attempts: attempts.iter().map(|(attempt, _)| *attempt).collect(),
+        ..Needs::default()
     };
     db.project(epoch, &needs, chunks, |loaded| {
         let mut projection = Projection::default();

@@ -194,6 +194,7 @@ impl Leader {
             database: self.database.clone(),
             epoch,
             lost_after: self.lost_after,
+            offline_after: self.offline_after,
             present: present.clone(),
             markers,
             channel: commanding.channel().await?,
@@ -338,6 +339,9 @@ impl NudgeListener {
         match nudge {
             Nudge::Pending { batches } => {
                 self.dispatcher.send(DispatchInput::Pending(batches)).await;
+            }
+            Nudge::Paused { batch } => {
+                self.dispatcher.send(DispatchInput::Paused(batch)).await;
             }
             Nudge::Worker { worker, desired } => {
                 self.dispatcher

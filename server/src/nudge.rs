@@ -22,6 +22,11 @@ pub enum Nudge {
         /// The batches.
         batches: BTreeSet<BatchName>,
     },
+    /// A batch is paused: what is dispatched of it and has not started is to come back.
+    Paused {
+        /// The batch.
+        batch: BatchName,
+    },
     /// The wanted state of a worker has changed.
     Worker {
         /// The worker.

@@ -88,6 +88,7 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
         nudger.clone(),
         readiness.clone(),
         max_body_bytes,
+        Duration::from_secs(settings.server.offline_after_seconds),
         stop.clone(),
     );
 

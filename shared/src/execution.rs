@@ -51,9 +51,10 @@ text_enum! {
         Timeout = "timeout",
         /// The worker could not prepare the attempt because a disk is full.
         DiskFull = "disk_full",
-        /// The worker could not prepare the attempt for another reason (work directory, user id).
+        /// The worker could not prepare the attempt for another reason (its work directory, say).
         WorkerFault = "worker_fault",
-        /// The worker does not offer what the task asks for (a container before the container runner is set up, say).
+        /// The worker does not offer what the task asks for: a container before the container runner is set up, or another
+        /// user than that of a worker which is not root's.
         Unsupported = "unsupported",
         /// The agent ended while the task ran, and its result cannot be known.
         AgentRestarted = "agent_restarted",
@@ -64,6 +65,10 @@ text_enum! {
     }
 }
 
+/// How many attempts of one task may fail by what spares it ([`FailureReason::spares_task`]) before each further one costs
+/// it a retry: workers are paused long before, so a task that is hindered so often has a part in it (D13).
+pub const HINDRANCES_SPARED: u32 = 10;
+
 impl FailureReason {
     /// True when the attempt could not be run where it was, which may be the worker's own doing: a worker that has nothing
     /// else is paused (D13). A command that is not there is the task's own fault, even where another worker has it.
@@ -71,9 +76,9 @@ impl FailureReason {
         matches!(self, Self::StartFailed | Self::DiskFull | Self::WorkerFault)
     }
 
-    /// True when the task has certainly no part in it: it fails by it as little as it uses up a retry. A process that cannot
-    /// be started is not among them: an interpreter that is not there, or a command that is too long, would come back for
-    /// ever.
+    /// True when the task has certainly no part in it, as far as one attempt can tell: it uses up no retry by it. What
+    /// happens to it again and again costs retries all the same ([`HINDRANCES_SPARED`]). A process that cannot be started is
+    /// not among them: an interpreter that is not there, or a command that is too long, would come back for ever.
     pub fn spares_task(self) -> bool {
         matches!(self, Self::DiskFull | Self::WorkerFault)
     }

@@ -7,6 +7,7 @@ pub mod api;
 pub mod command;
 pub mod definition;
 pub mod execution;
+pub mod fault;
 pub mod ids;
 pub mod logging;
 pub mod names;

@@ -25,15 +25,17 @@ pub enum BatchCommand {
         /// Name of the batch
         name: String,
     },
-    /// Dispatch nothing of a batch any more
+    /// Start nothing of a batch any more
     ///
-    /// What runs goes on, and so do the tasks that were dispatched before: they are held by workers or wait in the batch's
-    /// queue, some hundreds at most.
+    /// What runs goes on. What waits in the batch's queue, or with workers, is taken back; this command does not wait for
+    /// that, and what a worker starts in the same moment starts.
     Pause {
         /// Name of the batch
         name: String,
     },
     /// Dispatch tasks of a paused batch again
+    ///
+    /// Failures of its workers are counted anew from then on.
     Resume {
         /// Name of the batch
         name: String,

@@ -2,14 +2,15 @@
 
 use scitq_shared::worker::{Lease, MAX_LOST_AFTER_SECONDS};
 
-/// Reads a lease: a time such as `90s`, `45m`, `2h` or `1d`, or `default`.
+/// Reads a lease: a time such as `90s`, `45m`, `2h` or `1d`, or `default`. A bare number is refused: whoever means hours
+/// and writes `2` would have the worker's tasks run twice. How short it may be is for the server to say.
 pub fn parse(text: &str) -> Result<Lease, String> {
     if text == "default" {
         return Ok(Lease::Default);
     }
     let wrong = || {
         format!(
-            "{text:?} is no time such as 90s, 45m, 2h or 1d, nor default; it must be between 2s and {}d",
+            "{text:?} is no time such as 90s, 45m, 2h or 1d (with its unit), nor default; the longest is {}d",
             MAX_LOST_AFTER_SECONDS / 86_400
         )
     };
@@ -18,7 +19,7 @@ pub fn parse(text: &str) -> Result<Lease, String> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit {
-        "" | "s" => 1,
+        "s" => 1,
         "m" | "min" => 60,
         "h" => 3600,
         "d" => 86_400,
@@ -29,7 +30,7 @@ pub fn parse(text: &str) -> Result<Lease, String> {
         .ok()
         .and_then(|number: i64| number.checked_mul(factor));
     seconds
-        .filter(|seconds| (2..=i64::from(MAX_LOST_AFTER_SECONDS)).contains(seconds))
+        .filter(|seconds| (1..=i64::from(MAX_LOST_AFTER_SECONDS)).contains(seconds))
         .map(Lease::Seconds)
         .ok_or_else(wrong)
 }
@@ -41,7 +42,6 @@ mod tests {
     #[test]
     fn times_of_people() {
         let table = [
-            ("90", 90),
             ("90s", 90),
             ("45m", 2700),
             ("1min", 60),
@@ -56,6 +56,8 @@ mod tests {
             "",
             "h",
             "1",
+            "90",
+            "0s",
             "-5m",
             "2 h",
             "1w",

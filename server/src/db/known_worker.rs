@@ -72,10 +72,21 @@ pub struct Silent {
 /// How an attempt of a worker ended, for judging the worker (D13).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecentEnd {
+    /// Its task.
+    pub task: TaskId,
     /// Why it failed; none when it succeeded.
     pub reason: Option<FailureReason>,
     /// The same in words.
     pub detail: String,
+}
+
+/// What two failures must have in common to be the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The reason as a word.
+    pub reason: FailureReason,
+    /// Of the words, what does not depend on the worker and the attempt: [`scitq_shared::fault::key`].
+    pub key: String,
 }
 
 /// What the database holds for judging a worker that could not run an attempt (D13).
@@ -85,10 +96,29 @@ pub struct FaultHistory {
     pub paused: bool,
     /// True when the batch is paused already.
     pub batch_paused: bool,
-    /// Its newest attempts that succeeded or failed, the newest first, since it was last paused for this or resumed.
+    /// Only executions with a higher id are in `recent`.
+    pub counted_after: i64,
+    /// Its attempts that succeeded or failed last, the last one first, since it was paused for this or resumed, or its batch
+    /// was.
     pub recent: Vec<RecentEnd>,
     /// What paused other workers of the batch within the last hour: worker, and the failure.
-    pub others: Vec<(String, RecentEnd)>,
+    pub others: Vec<(String, Fault)>,
+}
+
+/// Why a worker, or its batch, is to be paused. Nothing is done when its failures have come to be counted anew since it was
+/// judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The worker.
+    pub worker: WorkerName,
+    /// The batch of what it could not run.
+    pub batch: BatchName,
+    /// [`FaultHistory::counted_after`] as it was judged.
+    pub counted_after: i64,
+    /// What failed.
+    pub fault: Fault,
+    /// The reason in words, for people.
+    pub why: String,
 }
 
 /// What the workers of a batch can take; only workers in status running are counted (D3).

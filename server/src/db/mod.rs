@@ -41,8 +41,8 @@ use decider::Decider;
 pub use error::{DbError, SubmitError};
 pub use filter::{ExecutionFilter, PageRequest, TaskFilter};
 pub use known_worker::{
-    Capacity, FaultHistory, Greeted, HeldAttempts, ListedAttempt, LiveAttempt, RecentEnd, Restart,
-    Silent, Wish, WorkerChange,
+    Capacity, Fault, FaultHistory, Greeted, HeldAttempts, Judged, ListedAttempt, LiveAttempt,
+    RecentEnd, Restart, Silent, Wish, WorkerChange,
 };
 pub use projection::{
     AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection,
@@ -450,6 +450,20 @@ impl Database {
         call!(self, pause_batch(batch.as_str(), paused))
     }
 
+    /// The paused batches of which something is dispatched, or held and not started.
+    pub async fn paused_with_dispatches(&self) -> Result<Vec<BatchName>, DbError> {
+        call!(self, paused_with_dispatches())
+    }
+
+    /// Of a paused batch: the dispatches that workers have accepted and not started, and who holds them.
+    pub async fn held_of_paused(
+        &self,
+        batch: &BatchName,
+    ) -> Result<Vec<(WorkerName, DispatchId)>, DbError> {
+        let batch = batch.clone();
+        call!(self, held_of_paused(&batch))
+    }
+
     /// The epoch of whichever server leads; 0 before the first.
     pub async fn epoch(&self) -> Result<Epoch, DbError> {
         call!(self, epoch())
@@ -498,28 +512,16 @@ impl Database {
     pub async fn pause_faulty_worker(
         &self,
         epoch: Epoch,
-        worker: &WorkerName,
-        batch: &BatchName,
-        fault: &RecentEnd,
-        why: &str,
+        judged: &Judged,
     ) -> Result<Option<DesiredState>, DbError> {
-        let (worker, batch, fault) = (worker.clone(), batch.clone(), fault.clone());
-        let why = why.to_owned();
-        call!(
-            self,
-            pause_faulty_worker(epoch, &worker, &batch, &fault, &why)
-        )
+        let judged = judged.clone();
+        call!(self, pause_faulty_worker(epoch, &judged))
     }
 
     /// Pauses a batch that more than one worker cannot run. False when it was paused already.
-    pub async fn pause_faulty_batch(
-        &self,
-        epoch: Epoch,
-        batch: &BatchName,
-        why: &str,
-    ) -> Result<bool, DbError> {
-        let (batch, why) = (batch.clone(), why.to_owned());
-        call!(self, pause_faulty_batch(epoch, &batch, &why))
+    pub async fn pause_faulty_batch(&self, epoch: Epoch, judged: &Judged) -> Result<bool, DbError> {
+        let judged = judged.clone();
+        call!(self, pause_faulty_batch(epoch, &judged))
     }
 
     /// What the database holds against a worker's inventory.

@@ -14,6 +14,8 @@ pub struct Needs {
     pub tasks: BTreeSet<TaskId>,
     /// Every attempt that may be written.
     pub attempts: BTreeSet<AttemptId>,
+    /// Those of the tasks whose earlier failures by no doing of theirs are to be counted.
+    pub hindered: BTreeSet<TaskId>,
 }
 
 /// What the database holds of the [`Needs`]. What is missing here does not exist.
@@ -23,6 +25,8 @@ pub struct Loaded {
     pub tasks: BTreeMap<TaskId, LoadedTask>,
     /// The attempts.
     pub attempts: BTreeMap<AttemptId, LoadedAttempt>,
+    /// How many attempts of a task failed by what spares it ([`FailureReason::spares_task`]); only of [`Needs::hindered`].
+    pub hindrances: BTreeMap<TaskId, u32>,
 }
 
 /// A task, locked until the end of the transaction.

@@ -15,7 +15,7 @@ mod roll;
 mod tests;
 mod windows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use scitq_shared::names::{BatchName, WorkerName};
@@ -37,7 +37,7 @@ const AFTER_REFUSAL: Duration = Duration::from_millis(200);
 enum Why {
     /// More urgent tasks have come: dispatched anew in their order.
     Order,
-    /// Dispatches seem to be missing.
+    /// Dispatches seem to be missing, or the batch is paused: what is not in the queue is asked for.
     Roll,
 }
 
@@ -68,6 +68,8 @@ struct Work {
     /// Nothing is claimed before.
     rest_until: Option<Duration>,
     withdrawal: Option<Withdrawal>,
+    /// True when all that is dispatched is to come back, as soon as no other withdrawal goes on.
+    recall: bool,
     /// When to compare the number of dispatches with the depth of the queue, and the age from which they count.
     count_at: Option<(Duration, Duration)>,
     suspects: Option<Suspects>,
@@ -85,6 +87,7 @@ impl Work {
 
     fn is_idle(&self) -> bool {
         self.withdrawal.is_none()
+            && !self.recall
             && !self.claiming
             && !self.comparing
             && self.outstanding == 0
@@ -117,12 +120,19 @@ impl Core {
             Input::Workers { capacities } => self.workers(capacities),
             Input::WorkersChanged => self.effects.push(Effect::LoadWorkers),
             Input::Greeted { worker, desired } => self.greeted(worker, desired),
-            Input::Pending { batches } => {
-                for batch in &batches {
-                    let work = self.work.entry(batch.clone()).or_default();
-                    work.compare_at.get_or_insert(now);
+            Input::Pending { batches } => self.pending(now, batches),
+            Input::Looked { loads } => {
+                let batches = self.windows.overlooked(loads);
+                if !batches.is_empty() {
+                    tracing::debug!(?batches, "pending tasks that nobody told of");
+                    self.pending(now, batches);
                 }
-                self.windows.pending(batches);
+            }
+            Input::Paused { batch } => {
+                self.declare(&batch);
+                if let Some(work) = self.work.get_mut(&batch) {
+                    work.recall = true;
+                }
             }
             Input::Room { room } => {
                 for (batch, dispatches) in room {
@@ -230,6 +240,14 @@ impl Core {
         self.effects.push(Effect::Marker { marker });
     }
 
+    fn pending(&mut self, now: Duration, batches: BTreeSet<BatchName>) {
+        for batch in &batches {
+            let work = self.work.entry(batch.clone()).or_default();
+            work.compare_at.get_or_insert(now);
+        }
+        self.windows.pending(batches);
+    }
+
     fn workers(&mut self, capacities: impl IntoIterator<Item = (BatchName, crate::db::Capacity)>) {
         self.windows.capacities(capacities);
         for batch in self.windows.with_workers() {
@@ -327,6 +345,11 @@ impl Core {
 
 impl Work {
     fn tend_withdrawal(&mut self, batch: &BatchName, effects: &mut Vec<Effect>) {
+        if self.recall && self.withdrawal.is_none() {
+            // Like a roll call: what is not in the queue is asked for at the workers.
+            self.recall = false;
+            self.withdrawal = Some(Withdrawal::Waiting(Why::Roll));
+        }
         if let Some(Withdrawal::Waiting(why)) = self.withdrawal
             && self.outstanding == 0
             && !self.claiming

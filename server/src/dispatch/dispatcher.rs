@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -11,7 +12,7 @@ use scitq_shared::ids::{DispatchId, Epoch, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::worker::DesiredState;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -27,6 +28,8 @@ use crate::patience::patiently;
 pub enum DispatchInput {
     /// These batches have newly pending tasks.
     Pending(BTreeSet<BatchName>),
+    /// A batch is paused: its queue is withdrawn, and what workers hold unstarted is asked back.
+    Paused(BatchName),
     /// So many dispatches of these batches were accepted or came back.
     Room(BTreeMap<BatchName, usize>),
     /// A worker is to be told what is wanted of it, once its batch's queue is there.
@@ -51,6 +54,10 @@ pub enum DispatchInput {
         marker: Uuid,
     },
 }
+
+/// How often the database is asked whether something waits unseen. Nothing does while every part of every server tells what
+/// it has committed; one that is killed between the two cannot.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Inputs that may wait; senders wait beyond that.
 const WAITING_INPUTS: usize = 256;
@@ -134,6 +141,9 @@ impl Dispatcher {
             outstanding: FuturesUnordered::new(),
             markers: BTreeMap::new(),
         };
+        self.look_at_paused(&mut desk).await?;
+        let mut looks = tokio::time::interval_at(began + LOOK_EVERY, LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             while let Some(input) = desk.inputs.pop_front() {
                 for effect in core.handle(began.elapsed(), input) {
@@ -150,11 +160,34 @@ impl Dispatcher {
                 Some(answered) = desk.outstanding.next(), if !desk.outstanding.is_empty() => {
                     desk.inputs.extend(input_of(answered)?);
                 }
+                _ = looks.tick() => self.look(&mut desk).await?,
                 () = sleep_until(deadline.map(|deadline| began + deadline)) => {
                     desk.inputs.push_back(Input::Tick);
                 }
             }
         }
+    }
+
+    /// Looks for what nobody has told: pending tasks of batches that are taken to have none, and paused batches of which
+    /// something has not come back. A database that is away is asked the next time.
+    async fn look(&self, desk: &mut Desk) -> Result<(), Consumed> {
+        match self.database.dispatchable().await {
+            Ok(loads) => desk.inputs.push_back(Input::Looked { loads }),
+            Err(error) if error.is_transient() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        self.look_at_paused(desk).await
+    }
+
+    async fn look_at_paused(&self, desk: &mut Desk) -> Result<(), Consumed> {
+        let paused = patiently!(
+            &self.stop,
+            "the dispatcher",
+            self.database.paused_with_dispatches().await
+        )?;
+        let paused = paused.into_iter().map(|batch| Input::Paused { batch });
+        desk.inputs.extend(paused);
+        Ok(())
     }
 
     /// Takes what the dispatcher is told, and what has come meanwhile, so that one refill serves all.
@@ -174,6 +207,7 @@ impl Dispatcher {
                 DispatchInput::Greeted { worker, desired } => {
                     desk.inputs.push_back(Input::Greeted { worker, desired });
                 }
+                DispatchInput::Paused(batch) => desk.inputs.push_back(Input::Paused { batch }),
                 DispatchInput::WorkersChanged => changed = true,
                 DispatchInput::Absent { worker, dispatches } => {
                     desk.inputs.push_back(Input::Absent { worker, dispatches });

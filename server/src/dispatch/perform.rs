@@ -1,11 +1,12 @@
 //! Doing what the core has decided: the database and the broker.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use scitq_broker::{BrokerError, Confirmation, Message, Properties, topology};
 use scitq_shared::ids::{DispatchId, TaskId};
-use scitq_shared::names::BatchName;
+use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{
     ControlCommand, Marker, PROTOCOL_VERSION, ReturnedDispatch, TaskMessage, encode,
 };
@@ -235,6 +236,9 @@ impl Dispatcher {
         question: Question,
         desk: &mut Desk,
     ) -> Result<(), Consumed> {
+        if question == Question::All {
+            self.revoke_held(&batch).await?;
+        }
         let unstarted = patiently!(&self.stop, "the dispatcher", {
             let among = match &question {
                 Question::All => None,
@@ -250,6 +254,24 @@ impl Dispatcher {
             unstarted: unstarted.dispatches,
             workers: unstarted.workers,
         });
+        Ok(())
+    }
+
+    /// Of a paused batch: asks for what workers have accepted and not started, too. The roll call is about the rest.
+    async fn revoke_held(&self, batch: &BatchName) -> Result<(), Consumed> {
+        let held = patiently!(
+            &self.stop,
+            "the dispatcher",
+            self.database.held_of_paused(batch).await
+        )?;
+        let mut by_worker: BTreeMap<WorkerName, Vec<DispatchId>> = BTreeMap::new();
+        for (worker, dispatch) in held {
+            by_worker.entry(worker).or_default().push(dispatch);
+        }
+        for (worker, dispatches) in by_worker {
+            let command = ControlCommand::Revoke { dispatches };
+            self.control.tell(&worker, command).await?;
+        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use scitq_shared::execution::{FailureReason, Outcome};
+use scitq_shared::execution::{FailureReason, HINDRANCES_SPARED, Outcome};
 use scitq_shared::ids::{AttemptId, DispatchId, IncarnationId, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{AttemptPhase, AttemptReport, WorkerEvent, WorkerMessage};
@@ -122,6 +122,18 @@ impl Happening {
         }
     }
 
+    /// True when it tells of a failure that spares its task, unless that has happened to it too often.
+    fn is_hindrance(&self) -> bool {
+        matches!(
+            self,
+            Self::Reported {
+                event: AttemptEvent::Hindered,
+                failure: Some((reason, _)),
+                ..
+            } if reason.spares_task()
+        )
+    }
+
     /// The worker that speaks, where one does.
     fn speaker(&self) -> Option<&WorkerName> {
         match self {
@@ -182,6 +194,9 @@ pub fn needs<'a>(happenings: impl IntoIterator<Item = &'a Happening>) -> Needs {
     for happening in happenings {
         needs.tasks.insert(happening.task());
         needs.attempts.extend(happening.attempt());
+        if happening.is_hindrance() {
+            needs.hindered.insert(happening.task());
+        }
     }
     needs
 }
@@ -227,6 +242,8 @@ struct Work<'a> {
     tasks: BTreeMap<TaskId, WorkingTask>,
     states: BTreeMap<AttemptId, AttemptState>,
     known: &'a BTreeMap<AttemptId, LoadedAttempt>,
+    /// How many attempts of a task failed by what spared it.
+    hindrances: BTreeMap<TaskId, u32>,
     changes: BTreeMap<AttemptId, AttemptChange>,
     effects: SideEffects,
 }
@@ -251,6 +268,7 @@ impl<'a> Work<'a> {
             tasks: tasks.collect(),
             states: attempts.map(|a| (a.attempt, a.state)).collect(),
             known: &loaded.attempts,
+            hindrances: loaded.hindrances.clone(),
             changes: BTreeMap::new(),
             effects: SideEffects::default(),
         }
@@ -267,9 +285,19 @@ impl<'a> Work<'a> {
             .and_then(|attempt| self.states.get(&attempt).copied())
             .unwrap_or(AttemptState::Unknown);
         let known = attempt.and_then(|attempt| self.known.get(&attempt));
-        let Some(event) = happening.event(known, stands, task.revision) else {
+        let Some(mut event) = happening.event(known, stands, task.revision) else {
             return;
         };
+        if happening.is_hindrance() && !stands.is_over() {
+            let times = self.hindrances.entry(happening.task()).or_default();
+            *times += 1;
+            if let Event::Attempt { event, .. } = &mut event
+                && *times > HINDRANCES_SPARED
+            {
+                // It would come back for ever: by now it is its own failure, too.
+                *event = AttemptEvent::Failed;
+            }
+        }
         let (next, effects) = match transition(task.now, task.retries_left, stands, event) {
             Decision::Changed {
                 task: next,

@@ -12,7 +12,7 @@ use crate::nudge::Nudge;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangeBatch {
-    /// True: none of its tasks is dispatched any more. Those that workers or the queue hold already go on.
+    /// True: none of its tasks starts any more. What is dispatched comes back; what runs goes on.
     paused: bool,
 }
 
@@ -47,7 +47,11 @@ pub(super) async fn show(
     found.map(Json).ok_or_else(|| no_such_batch(&name))
 }
 
-/// Pauses or resumes a batch: nothing of a paused one is dispatched any more. What was dispatched before goes on.
+/// Pauses or resumes a batch: nothing of a paused one is dispatched any more, and what is dispatched and has not started is
+/// taken back. What runs goes on.
+///
+/// The answer does not wait for that: what a worker starts in the same moment starts. After a resume the failures of its
+/// workers are counted anew.
 #[utoipa::path(
     patch, path = "/api/v1/batches/{name}", tag = "batches",
     params(("name" = String, Path, description = "Batch")),
@@ -73,9 +77,13 @@ pub(super) async fn change(
     if !database.pause_batch(&batch, change.paused).await? {
         return Err(no_such_batch(&name));
     }
-    // Both ways: the dispatcher looks at what there is to dispatch.
-    let batches = [batch].into();
-    context.nudger.nudge(Nudge::Pending { batches }).await;
+    let nudge = if change.paused {
+        Nudge::Paused { batch }
+    } else {
+        let batches = [batch].into();
+        Nudge::Pending { batches }
+    };
+    context.nudger.nudge(nudge).await;
     show(context, name).await
 }
 

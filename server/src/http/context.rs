@@ -1,4 +1,5 @@
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,8 @@ pub struct Context {
     pub readiness: Readiness,
     /// Longest request body in bytes.
     pub max_body_bytes: usize,
+    /// How long a worker may be silent before it is shown offline.
+    pub offline_after: Duration,
     /// The server stops: waiting requests answer what they have.
     pub stop: CancellationToken,
 }
@@ -31,6 +34,7 @@ impl Context {
         nudger: Nudger,
         readiness: Readiness,
         max_body_bytes: usize,
+        offline_after: Duration,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -39,6 +43,7 @@ impl Context {
             nudger,
             readiness,
             max_body_bytes,
+            offline_after,
             stop,
         }
     }

@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use actix_web::HttpRequest;
 use actix_web::web::{Data, Json, Path, Payload};
 use scitq_shared::api::{LossView, Page, Problem, WorkerView};
@@ -7,8 +10,8 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{ApiError, Context, body};
-use crate::db::{DbError, Restart, WorkerChange};
-use crate::maintenance::lose;
+use crate::db::{Database, DbError, Restart, WorkerChange};
+use crate::maintenance::{Loss, Told, lose};
 use crate::notices::Notice;
 use crate::nudge::Nudge;
 
@@ -27,7 +30,8 @@ pub(super) struct ChangeWorker {
     prefetch: Option<i64>,
     /// True when no new task may start.
     paused: Option<bool>,
-    /// Seconds that it may be silent before its attempts are lost; null: as the server's settings say.
+    /// Seconds that it may be silent before its attempts are lost, at least `server.offline_after_seconds`; null: as the
+    /// server's settings say.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<i64>)]
     lost_after_seconds: Option<Lease>,
@@ -115,7 +119,10 @@ pub(super) async fn change(
         concurrency: places("concurrency", change.concurrency)?,
         prefetch: places("prefetch", change.prefetch)?,
         paused: change.paused,
-        lost_after: change.lost_after_seconds.map(valid).transpose()?,
+        lost_after: change
+            .lost_after_seconds
+            .map(|lease| valid(lease, context.offline_after))
+            .transpose()?,
     };
     let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
     let changed = context
@@ -153,12 +160,22 @@ async fn optional<T: Default + serde::de::DeserializeOwned>(
     }
 }
 
-fn valid(lease: Lease) -> Result<Lease, ApiError> {
+/// A worker that is not even shown offline yet has not been silent for long: a heartbeat that is late by one is no reason
+/// to run its tasks twice.
+fn valid(lease: Lease, offline_after: Duration) -> Result<Lease, ApiError> {
+    let least = i64::try_from(offline_after.as_secs()).unwrap_or(i64::MAX);
     match lease {
-        Lease::Seconds(seconds) if !(2..=i64::from(MAX_LOST_AFTER_SECONDS)).contains(&seconds) => {
+        Lease::Seconds(seconds) if seconds < least => Err(ApiError::field(
+            "lost_after_seconds",
+            format!(
+                "must be at least {least}, not {seconds}: by the server's setting server.offline_after_seconds a worker may \
+                 be silent for so long before it is even shown offline"
+            ),
+        )),
+        Lease::Seconds(seconds) if seconds > i64::from(MAX_LOST_AFTER_SECONDS) => {
             Err(ApiError::field(
                 "lost_after_seconds",
-                format!("must be between 2 and {MAX_LOST_AFTER_SECONDS}, not {seconds}"),
+                format!("must be at most {MAX_LOST_AFTER_SECONDS}, not {seconds}"),
             ))
         }
         valid => Ok(valid),
@@ -200,25 +217,43 @@ pub(super) async fn lost(
         );
         return Err(ApiError::Conflict(text));
     }
-    let detail = format!("worker {worker} was declared lost by a person");
-    let mut tries = TRIES;
-    let loss = loop {
-        // Whoever leads: a person's word is not bound to a leader, and a change of leaders in between is no reason to fail.
-        let epoch = database.epoch().await?;
-        match lose(database, epoch, &worker, None, &detail).await {
-            Err(DbError::Fenced) if tries > 0 => tries -= 1,
-            outcome => break outcome?,
-        }
-    };
-    tracing::warn!(%worker, attempts = loss.attempts, "a worker is declared lost by a person");
-    context.notices.tell(Notice::Tasks);
-    let batches = loss.batches;
-    context.nudger.nudge(Nudge::Lost { worker, batches }).await;
+    let (database, context) = (database.clone(), context.as_ref().clone());
+    // On its own: what was begun is finished, and told, when the one who asked does not wait for the answer.
+    let losing = tokio::spawn(async move { declare_lost(&context, &database, &worker).await });
+    let loss = losing.await.map_err(|error| ApiError::internal(&error))??;
     Ok(Json(LossView {
         worker: view.name,
         executions: loss.attempts as u64,
         task_ids: loss.tasks.iter().map(|task| task.0).collect(),
     }))
+}
+
+/// Gives up everything of a worker, whoever leads.
+async fn declare_lost(
+    context: &Context,
+    database: &Database,
+    worker: &WorkerName,
+) -> Result<Loss, DbError> {
+    let detail = format!("worker {worker} was declared lost by a person");
+    let told = Told::Leader(context.nudger.clone());
+    let mut loss = Loss::default();
+    let mut tries = TRIES;
+    let outcome = loop {
+        // A person's word is not bound to a leader, and a change of leaders in between is no reason to fail.
+        let epoch = match database.epoch().await {
+            Ok(epoch) => epoch,
+            Err(error) => break Err(error),
+        };
+        match lose(database, epoch, worker, None, &detail, &told, &mut loss).await {
+            Err(DbError::Fenced) if tries > 0 => tries -= 1,
+            outcome => break outcome,
+        }
+    };
+    tracing::warn!(%worker, attempts = loss.attempts, "a worker is declared lost by a person");
+    context.notices.tell(Notice::Tasks);
+    let (worker, batches) = (worker.clone(), BTreeSet::new());
+    context.nudger.nudge(Nudge::Lost { worker, batches }).await;
+    outcome.map(|()| loss)
 }
 
 /// Asks a worker's agent to start anew, on the program that stands in its file now. What runs goes on running.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::PROMPT;
-use super::losing::lose;
+use super::losing::{Loss, Told, lose};
 use crate::db::{Database, Silent};
 use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::events::{Consumed, Markers, Present};
@@ -29,6 +29,8 @@ pub struct LeaseCheck {
     pub epoch: Epoch,
     /// The lease of workers without one of their own.
     pub lost_after: Duration,
+    /// How long a worker may be silent before it is shown offline: no lease is shorter.
+    pub offline_after: Duration,
     /// The workers heard of.
     pub present: Present,
     /// Tells when everything said has been read.
@@ -43,17 +45,19 @@ pub struct LeaseCheck {
     pub stop: CancellationToken,
 }
 
-/// Those whose silence counts in full: `listening` is how long this leader has been able to hear, `silent_for` what it
-/// remembers of a worker. Pure.
+/// Those whose silence counts in full, and for at least `least`: `listening` is how long this leader has been able to hear,
+/// `silent_for` what it remembers of a worker. Pure.
 fn expired(
     silent: Vec<Silent>,
+    least: Duration,
     listening: Duration,
     silent_for: impl Fn(&WorkerName) -> Option<Duration>,
 ) -> Vec<Silent> {
     let counts = |silent: &Silent| {
+        let lease = silent.lease.max(least);
         // A sign of life of the present life says nothing about an earlier one.
         let heard = silent_for(&silent.worker).filter(|_| !silent.former);
-        listening >= silent.lease && heard.is_none_or(|heard| heard >= silent.lease)
+        listening >= lease && heard.is_none_or(|heard| heard >= lease)
     };
     silent.into_iter().filter(counts).collect()
 }
@@ -94,7 +98,7 @@ impl LeaseCheck {
     async fn expired(&self, listening_since: Instant) -> Result<Vec<Silent>, Consumed> {
         let silent = self.database.silent_beyond_lease(self.lost_after).await?;
         let listening = listening_since.elapsed();
-        Ok(expired(silent, listening, |worker| {
+        Ok(expired(silent, self.offline_after, listening, |worker| {
             self.present.silent_for(worker)
         }))
     }
@@ -129,24 +133,26 @@ impl LeaseCheck {
             since.format("%Y-%m-%d %H:%M:%S UTC"),
             lease.as_secs()
         );
-        let loss = lose(
+        let told = Told::Dispatcher(self.dispatcher.clone());
+        let mut loss = Loss::default();
+        let lost = lose(
             &self.database,
             self.epoch,
             worker,
             Some(*incarnation),
             &detail,
+            &told,
+            &mut loss,
         )
-        .await?;
+        .await;
+        if loss.attempts > 0 {
+            self.notices.tell(Notice::Tasks);
+        }
+        lost?;
         tracing::warn!(%worker, %incarnation, former, attempts = loss.attempts, %since, ?lease, "a worker's lease has ended: it is lost");
         if !former {
             self.present.remove(worker);
             self.dispatcher.send(DispatchInput::WorkersChanged).await;
-        }
-        if loss.attempts > 0 {
-            self.notices.tell(Notice::Tasks);
-            self.dispatcher
-                .send(DispatchInput::Pending(loss.batches))
-                .await;
         }
         Ok(())
     }
@@ -179,14 +185,16 @@ mod tests {
             (99, Some(1000), true, false),
         ];
         for (listening, heard, former, lost) in table {
-            let left = expired(vec![silent(former)], seconds(listening), |_| {
-                heard.map(seconds)
-            });
+            let left = |least| {
+                let (silent, listening) = (vec![silent(former)], seconds(listening));
+                expired(silent, seconds(least), listening, |_| heard.map(seconds)).len()
+            };
             assert_eq!(
-                left.len(),
+                left(15),
                 usize::from(lost),
                 "{listening} {heard:?} {former}"
             );
+            assert_eq!(left(2000), 0, "no lease is shorter than that");
         }
     }
 }

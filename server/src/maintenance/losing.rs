@@ -5,7 +5,9 @@ use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::transition::{AttemptState, TaskState};
 
 use crate::db::{Database, DbError};
+use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::events::{Happening, needs, project};
+use crate::nudge::{Nudge, Nudger};
 
 /// Attempts lost in one transaction.
 const AT_ONCE: usize = 256;
@@ -17,21 +19,41 @@ pub struct Loss {
     pub attempts: usize,
     /// The tasks that are pending again.
     pub tasks: BTreeSet<TaskId>,
-    /// Their batches: there is something to dispatch.
-    pub batches: BTreeSet<BatchName>,
+}
+
+/// Who is told that there is something to dispatch.
+#[derive(Clone)]
+pub enum Told {
+    /// The dispatcher of this leader.
+    Dispatcher(DispatchSender),
+    /// Whoever leads.
+    Leader(Nudger),
+}
+
+impl Told {
+    async fn pending(&self, batches: BTreeSet<BatchName>) {
+        match self {
+            Self::Dispatcher(dispatcher) => dispatcher.send(DispatchInput::Pending(batches)).await,
+            Self::Leader(nudger) => nudger.nudge(Nudge::Pending { batches }).await,
+        }
+    }
 }
 
 /// Gives up the live attempts of a worker, or of one life of its directory: they are lost, and their tasks are dispatched
 /// anew without using a retry (D7). Marks the worker lost then, so what is broken off in between is done again.
+///
+/// What was lost is added to `loss`, transaction by transaction, and `told` hears of each, be it only begun: whatever comes
+/// after it fails, and whether or not the answer of a commit arrives, nothing that is pending waits unseen.
 pub async fn lose(
     database: &Database,
     epoch: Epoch,
     worker: &WorkerName,
     incarnation: Option<IncarnationId>,
     detail: &str,
-) -> Result<Loss, DbError> {
+    told: &Told,
+    loss: &mut Loss,
+) -> Result<(), DbError> {
     let live = database.live_attempts(worker, incarnation).await?;
-    let mut loss = Loss::default();
     for some in live.chunks(AT_ONCE) {
         let happened: Vec<Happening> = some
             .iter()
@@ -43,8 +65,10 @@ pub async fn lose(
             })
             .collect();
         let mut written = (0, BTreeSet::new());
+        let mut batches = BTreeSet::new();
         let projected = database
             .project(epoch, &needs(&happened), Vec::new(), |loaded| {
+                batches.extend(loaded.tasks.values().map(|task| task.batch.clone()));
                 let (projection, _) = project(loaded, &happened);
                 let attempts = projection.attempts.iter();
                 let pending = projection
@@ -60,11 +84,13 @@ pub async fn lose(
                 );
                 projection
             })
-            .await?;
+            .await;
+        if !batches.is_empty() {
+            told.pending(batches).await;
+        }
+        projected?;
         loss.attempts += written.0;
         loss.tasks.extend(written.1);
-        loss.batches.extend(projected.newly_pending.into_keys());
     }
-    database.set_lost(epoch, worker, incarnation).await?;
-    Ok(loss)
+    database.set_lost(epoch, worker, incarnation).await
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use scitq_server::db::{RecentEnd, Restart, Silent, WorkerChange};
+use scitq_server::db::{
+    DbError, Fault, FaultHistory, Judged, Loaded, Needs, Projection, Restart, Silent, WorkerChange,
+};
+use scitq_server::dispatch::{DispatchInput, DispatchSender};
+use scitq_server::maintenance::{Loss, Told, lose};
 use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{Epoch, IncarnationId};
 use scitq_shared::names::{BatchName, WorkerName};
@@ -11,7 +15,7 @@ use scitq_shared::transition::AttemptEvent;
 use scitq_shared::worker::{DesiredState, Lease};
 
 use crate::fixture::{Fixture, batch};
-use crate::projector::{Attempt, apply};
+use crate::projector::{Attempt, apply, project};
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -293,21 +297,210 @@ pub async fn paused_batches(fixture: &Fixture) {
     assert_eq!((loads[0].1.pending, loads[0].1.assigned), (0, 1));
     let view = fixture.db.batch("Default").await.unwrap().unwrap();
     assert_eq!((view.paused, view.pause_reason), (true, None));
+    // What is dispatched of it, and what is held and has not started, is known.
+    let unstarted = fixture.db.paused_with_dispatches().await;
+    assert_eq!(unstarted.unwrap(), std::slice::from_ref(&default));
+    let held = async || fixture.db.held_of_paused(&default).await.unwrap();
+    assert_eq!(held().await, []);
+    let attempt = Attempt::of(&first.tasks[0]);
+    apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Accepted]).await;
+    let holder = (attempt.worker.clone(), attempt.message.dispatch);
+    assert_eq!(held().await, [holder]);
+    let unstarted = fixture.db.paused_with_dispatches().await;
+    assert_eq!(unstarted.unwrap(), std::slice::from_ref(&default));
+    apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Started]).await;
+    assert_eq!(held().await, []);
+    assert_eq!(fixture.db.paused_with_dispatches().await.unwrap(), []);
     // The server has nothing to add to what a person did.
-    let again = fixture
-        .db
-        .pause_faulty_batch(epoch, &default, "broken")
-        .await;
-    assert!(!again.unwrap());
+    greet(fixture, epoch, "w1", IncarnationId::generate(), 1).await;
+    let judged = judged("w1", &default, 0);
+    let pause = async |judged: &Judged| {
+        let paused = fixture.db.pause_faulty_batch(epoch, judged).await;
+        paused.unwrap()
+    };
+    assert!(!pause(&judged).await);
     assert!(fixture.db.pause_batch(&default, false).await.unwrap());
     assert_eq!(fixture.claim(epoch, 10).await.tasks.len(), 1);
-    let paused = fixture
-        .db
-        .pause_faulty_batch(epoch, &default, "broken")
-        .await;
-    assert!(paused.unwrap());
+    // Judged by failures that count no more.
+    let counted_after = history(fixture, "w1", &default).await.counted_after;
+    assert!(counted_after > 0 && !pause(&judged).await);
+    let judged = Judged {
+        counted_after,
+        ..judged
+    };
+    assert!(pause(&judged).await);
     let view = fixture.db.batch("Default").await.unwrap().unwrap();
-    assert_eq!(view.pause_reason.as_deref(), Some("broken"));
+    assert_eq!(view.pause_reason.as_deref(), Some("why"));
+    fixture.check().await;
+}
+
+fn judged(worker: &str, batch: &BatchName, counted_after: i64) -> Judged {
+    Judged {
+        worker: name(worker),
+        batch: batch.clone(),
+        counted_after,
+        fault: Fault {
+            reason: FailureReason::DiskFull,
+            key: "no space".to_owned(),
+        },
+        why: "why".to_owned(),
+    }
+}
+
+async fn history(fixture: &Fixture, worker: &str, batch: &BatchName) -> FaultHistory {
+    let found = fixture.db.fault_history(&name(worker), batch, 3).await;
+    found.unwrap()
+}
+
+/// Whoever resumes a batch starts afresh: neither what its workers failed at before nor what paused them counts.
+pub async fn resumed_batches_count_anew(fixture: &Fixture) {
+    let epoch = fixture.lead().await;
+    let default = BatchName::default();
+    for worker in ["w1", "w2"] {
+        greet(fixture, epoch, worker, IncarnationId::generate(), 1).await;
+    }
+    fixture.submit(&["a", "b"]).await;
+    for message in &fixture.claim(epoch, 2).await.tasks {
+        let attempt = Attempt::of(message);
+        apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Failed]).await;
+    }
+    let paused = judged("w2", &default, 0);
+    fixture
+        .db
+        .pause_faulty_worker(epoch, &paused)
+        .await
+        .unwrap();
+    let counts = async || {
+        let history = history(fixture, "w1", &default).await;
+        (history.recent.len(), history.others.len())
+    };
+    assert_eq!(counts().await, (2, 1));
+    // One that is not paused is not resumed.
+    assert!(fixture.db.pause_batch(&default, false).await.unwrap());
+    assert!(fixture.db.pause_batch(&default, true).await.unwrap());
+    assert_eq!(counts().await, (2, 1));
+    assert!(fixture.db.pause_batch(&default, false).await.unwrap());
+    assert_eq!(counts().await, (0, 0));
+    let view = fixture.db.worker("w2").await.unwrap().unwrap();
+    assert_eq!(
+        view.status, "paused",
+        "the worker is for a person to resume"
+    );
+}
+
+/// How often a task was hindered is known to whoever decides about it.
+pub async fn hindrances(fixture: &Fixture) {
+    let epoch = fixture.lead().await;
+    let task = fixture.submit(&["a"]).await[0];
+    let reasons = ["disk_full", "worker_fault", "cancelled", "start_failed"];
+    for (id, reason) in (1..).zip(reasons) {
+        let claim = fixture.claim(epoch, 1).await;
+        let attempt = Attempt::of(&claim.tasks[0]);
+        apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Hindered]).await;
+        let reason = format!("UPDATE execution SET failure_reason = '{reason}' WHERE id = {id}");
+        fixture.execute(&reason).await;
+    }
+    let mut counted = Vec::new();
+    for hindered in [[task].into(), std::collections::BTreeSet::new()] {
+        let needs = Needs {
+            tasks: [task].into(),
+            hindered,
+            ..Needs::default()
+        };
+        let decide = |loaded: &Loaded| {
+            counted.push(loaded.hindrances.get(&task).copied());
+            Projection::default()
+        };
+        let projected = fixture.db.project(epoch, &needs, Vec::new(), decide).await;
+        projected.unwrap();
+    }
+    assert_eq!(counted, [Some(2), None]);
+}
+
+/// A database of before the leases has attempts of earlier lives of workers' directories: they get a lease.
+pub async fn lives_before_the_migration(fixture: &Fixture) {
+    let epoch = fixture.lead().await;
+    let (former, present) = (IncarnationId::generate(), IncarnationId::generate());
+    greet(fixture, epoch, "w1", present, 1).await;
+    fixture.submit(&["a", "b", "c"]).await;
+    let claim = fixture.claim(epoch, 3).await;
+    let lives = [
+        (former, AttemptEvent::Started),
+        (IncarnationId::generate(), AttemptEvent::Succeeded),
+        (present, AttemptEvent::Started),
+    ];
+    for (message, (incarnation, event)) in claim.tasks.iter().zip(lives) {
+        let attempt = Attempt {
+            incarnation,
+            ..Attempt::of(message)
+        };
+        apply(&fixture.db, epoch, &attempt, &[event]).await;
+    }
+    let down = if fixture.is_sqlite() {
+        include_str!("../../migrations/sqlite/2026-01-03-000000_leases/down.sql")
+    } else {
+        include_str!("../../migrations/postgres/2026-01-03-000000_leases/down.sql")
+    };
+    fixture.execute(down).await;
+    fixture
+        .execute("DELETE FROM __diesel_schema_migrations WHERE version = '20260103000000'")
+        .await;
+    let migrated = crate::fixture::connect(&fixture.url).await;
+    silent_for(fixture, "w1", 7200).await;
+    let former_contact = "UPDATE former_incarnation SET last_contact_at = \
+        (SELECT last_contact_at FROM worker WHERE name = former_incarnation.worker)";
+    fixture.execute(former_contact).await;
+    let mut silent = migrated.silent_beyond_lease(HOUR).await.unwrap();
+    silent.sort_by_key(|silent| silent.former);
+    let lives: Vec<_> = silent
+        .iter()
+        .map(|silent| (silent.incarnation, silent.former))
+        .collect();
+    assert_eq!(lives, [(present, false), (former, true)]);
+}
+
+/// The dispatcher hears of what is pending again, whatever fails behind it.
+pub async fn what_is_lost_is_told(fixture: &Fixture) {
+    const TASKS: usize = 300;
+    let epoch = fixture.lead().await;
+    let worker = name("w1");
+    fixture.submit(&vec!["a"; TASKS]).await;
+    let claim = fixture.claim(epoch, TASKS).await;
+    let events: Vec<_> = claim
+        .tasks
+        .iter()
+        .map(|message| Attempt::of(message).event(AttemptEvent::Started))
+        .collect();
+    project(&fixture.db, epoch, &events, Vec::new())
+        .await
+        .unwrap();
+    fixture.execute("DROP TABLE former_incarnation").await;
+    let (sender, mut inputs) = DispatchSender::new();
+    let told = Told::Dispatcher(sender);
+    let mut loss = Loss::default();
+    let lost = lose(&fixture.db, epoch, &worker, None, "gone", &told, &mut loss).await;
+    assert!(lost.is_err(), "it cannot be marked lost");
+    assert_eq!((loss.attempts, loss.tasks.len()), (TASKS, TASKS));
+    drop(told);
+    let mut heard = 0;
+    while let Some(input) = inputs.recv().await {
+        let pending = [BatchName::default()].into();
+        assert!(matches!(input, DispatchInput::Pending(batches) if batches == pending));
+        heard += 1;
+    }
+    assert_eq!(heard, 2, "once for each transaction");
+    // Another server leads: nothing is begun, nothing told.
+    let (sender, mut inputs) = DispatchSender::new();
+    let claim = fixture.claim(epoch, 1).await;
+    let attempt = Attempt::of(&claim.tasks[0]);
+    apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Started]).await;
+    fixture.lead().await;
+    let told = Told::Dispatcher(sender);
+    let lost = lose(&fixture.db, epoch, &worker, None, "gone", &told, &mut loss).await;
+    assert!(matches!(lost, Err(DbError::Fenced)), "{lost:?}");
+    assert_eq!(loss.attempts, TASKS);
+    drop(told);
+    assert!(inputs.recv().await.is_none(), "nothing was even begun");
     fixture.check().await;
 }
 
@@ -330,29 +523,29 @@ pub async fn faults(fixture: &Fixture) {
     for (message, end) in claim.tasks.iter().zip(ends) {
         apply(&fixture.db, epoch, &Attempt::of(message), &[end]).await;
     }
-    let history = |worker: &str| {
-        let worker = name(worker);
-        let default = default.clone();
-        async move {
-            let found = fixture.db.fault_history(&worker, &default, 3).await;
-            found.unwrap()
-        }
-    };
+    let history = async |worker: &str| history(fixture, worker, &default).await;
     let found = history("w1").await;
     let reasons: Vec<_> = found.recent.iter().map(|end| end.reason).collect();
     let failed = Some(FailureReason::ExitCode);
     assert_eq!(reasons, [failed, None, failed], "the newest first");
+    assert_eq!(found.recent[0].task, claim.tasks[3].task);
+    // What ended last counts, be it that it began first.
+    fixture
+        .execute("UPDATE execution SET ended_at = '2100-01-01 00:00:00' WHERE id = 2")
+        .await;
+    let reasons: Vec<_> = history("w1").await.recent;
+    let reasons: Vec<_> = reasons.iter().map(|end| end.reason).collect();
+    assert_eq!(reasons, [None, failed, failed], "the last one first");
     assert_eq!((found.paused, found.batch_paused), (false, false));
-    let fault = RecentEnd {
-        reason: Some(FailureReason::DiskFull),
-        detail: "no space".to_owned(),
+    let pause = async |judged: &Judged| {
+        let desired = fixture.db.pause_faulty_worker(epoch, judged).await;
+        desired.unwrap().unwrap()
     };
-    let desired = fixture
-        .db
-        .pause_faulty_worker(epoch, &worker, &default, &fault, "why")
-        .await
-        .unwrap()
-        .unwrap();
+    // Its failures are counted anew meanwhile: nothing happens.
+    let stale = pause(&judged("w1", &default, found.counted_after + 1)).await;
+    assert_eq!((stale.paused, stale.version), (false, 1));
+    let judged = judged("w1", &default, found.counted_after);
+    let desired = pause(&judged).await;
     assert_eq!((desired.paused, desired.version), (true, 2));
     let view = fixture.db.worker("w1").await.unwrap().unwrap();
     assert_eq!(
@@ -363,7 +556,7 @@ pub async fn faults(fixture: &Fixture) {
     assert_eq!((found.paused, found.recent.len()), (true, 0));
     assert_eq!(found.others, [], "it is not another worker");
     let others = history("w2").await.others;
-    assert_eq!(others, [("w1".to_owned(), fault.clone())]);
+    assert_eq!(others, [("w1".to_owned(), judged.fault)]);
     let elsewhere = fixture.db.fault_history(&name("w2"), &batch("b"), 3).await;
     assert_eq!(elsewhere.unwrap().others, []);
     // Resumed by a person: no reason any more, but it still speaks about others for an hour.

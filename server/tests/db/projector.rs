@@ -85,6 +85,7 @@ pub fn needs(events: &[(Attempt, AttemptEvent)]) -> Needs {
             .map(|(attempt, _)| attempt.message.task)
             .collect(),
         attempts: events.iter().map(|(attempt, _)| attempt.id).collect(),
+        ..Needs::default()
     }
 }
 

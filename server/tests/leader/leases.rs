@@ -42,6 +42,20 @@ async fn a_silent_worker_is_lost_and_taken_back_when_it_returns() {
     let fixture = Fixture::start_with(|settings| settings.server.offline_after_seconds = 2).await;
     let (mut worker, attempt) = with_a_started_task(&fixture).await;
     let lease = |seconds: Value| json!({ "lost_after_seconds": seconds });
+    let short = fixture
+        .refused_patch("/api/v1/workers/w", &lease(json!(1)))
+        .await;
+    assert_eq!(
+        (&short["status"], &short["field"]),
+        (&json!(422), &json!("lost_after_seconds"))
+    );
+    assert!(
+        short["detail"]
+            .as_str()
+            .unwrap()
+            .contains("at least 2, not 1: by the server's setting server.offline_after_seconds"),
+        "{short}"
+    );
     let changed = fixture.patch("/api/v1/workers/w", &lease(json!(2))).await;
     assert_eq!(changed["lost_after_seconds"], 2);
     let lost = fixture

@@ -1,7 +1,7 @@
 //! Workers that only fail, and batches that nobody can run.
 
-use scitq_shared::execution::FailureReason;
-use scitq_shared::protocol::ControlCommand;
+use scitq_shared::execution::{FailureReason, HINDRANCES_SPARED};
+use scitq_shared::protocol::{ControlCommand, ReleaseReason, WorkerEvent};
 use serde_json::json;
 
 use crate::fixture::{Fixture, PlayedWorker};
@@ -25,9 +25,11 @@ async fn fail(worker: &mut PlayedWorker, times: usize) {
 async fn a_worker_that_only_fails_is_paused_and_the_second_pauses_the_batch() {
     let fixture = Fixture::start_with(|settings| settings.server.pause_worker_after = 3).await;
     let mut first = PlayedWorker::hello(&fixture, "w1", 1).await;
-    fixture
-        .post("/api/v1/tasks", &json!({"command": "true"}))
-        .await;
+    for _ in 0..3 {
+        fixture
+            .post("/api/v1/tasks", &json!({"command": "true"}))
+            .await;
+    }
     fail(&mut first, 3).await;
     first
         .told(|command| match command {
@@ -50,7 +52,7 @@ async fn a_worker_that_only_fails_is_paused_and_the_second_pauses_the_batch() {
         task["status"] == "pending" || task["status"] == "assigned",
         "{task}"
     );
-    let executions = fixture.get("/api/v1/executions?task=1").await;
+    let executions = fixture.get("/api/v1/executions").await;
     let items = executions["items"].as_array().unwrap();
     assert_eq!(items.len(), 3, "{executions}");
     for execution in items {
@@ -83,8 +85,14 @@ async fn a_worker_that_only_fails_is_paused_and_the_second_pauses_the_batch() {
         (&resumed["paused"], &resumed["pause_reason"]),
         (&json!(false), &json!(null))
     );
-    let (message, _) = second.delivery().await;
-    assert_eq!(message.task.0, 1);
+    let (message, delivery) = second.delivery().await;
+    // What failed before counts no more: the next failure alone does not pause it again.
+    let attempt = PlayedWorker::accept(&message);
+    second.failed(&attempt, FailureReason::DiskFull, FULL).await;
+    second.ack(&delivery).await;
+    second.delivery().await;
+    let batch = fixture.get("/api/v1/batches/Default").await;
+    assert_eq!(batch["paused"], false, "{batch}");
     let resumed = fixture
         .patch("/api/v1/workers/w1", &json!({"paused": false}))
         .await;
@@ -122,5 +130,77 @@ async fn nothing_of_a_paused_batch_is_dispatched() {
     fixture.patch("/api/v1/batches/Default", &resume).await;
     let (message, _) = worker.delivery().await;
     assert_eq!(message.definition.command, "first");
+    fixture.stop().await;
+}
+
+/// Neither what the queue holds nor what workers hold starts any more, but for what starts in the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_dispatched_of_a_paused_batch_comes_back() {
+    let fixture = Fixture::start().await;
+    let mut worker = PlayedWorker::hello(&fixture, "w", 3).await;
+    for _ in 0..10 {
+        fixture
+            .post("/api/v1/tasks", &json!({"command": "true"}))
+            .await;
+    }
+    // One runs, one is accepted, one is held without a word; the others are in the queue.
+    let (running, _) = worker.delivery().await;
+    let running = PlayedWorker::accept(&running);
+    worker.started(&running).await;
+    let (accepted, _) = worker.delivery().await;
+    let accepted = PlayedWorker::accept(&accepted);
+    worker.say(WorkerEvent::Accepted(accepted.clone())).await;
+    let (held, _) = worker.delivery().await;
+    fixture.until_task(10, "assigned").await;
+    fixture
+        .patch("/api/v1/batches/Default", &json!({"paused": true}))
+        .await;
+    let mut asked = std::collections::BTreeSet::new();
+    while asked.len() < 2 {
+        let revoked = worker
+            .told(|command| match command {
+                ControlCommand::Revoke { dispatches } => Some(dispatches.clone()),
+                _ => None,
+            })
+            .await;
+        asked.extend(revoked);
+    }
+    assert_eq!(asked, [accepted.dispatch, held.dispatch].into());
+    for report in [accepted, PlayedWorker::accept(&held)] {
+        let reason = ReleaseReason::Revoked;
+        worker.say(WorkerEvent::Released { report, reason }).await;
+    }
+    for task in 2..=10 {
+        fixture.until_task(task, "pending").await;
+    }
+    assert_eq!(fixture.get("/api/v1/tasks/1").await["status"], "running");
+    // It goes on where it was.
+    fixture
+        .patch("/api/v1/batches/Default", &json!({"paused": false}))
+        .await;
+    fixture.until_task(10, "assigned").await;
+    assert_eq!(fixture.get("/api/v1/maintenance/counters").await, json!([]));
+    fixture.stop().await;
+}
+
+/// A task that every worker is hindered at comes to an end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_hindered_for_ever_fails() {
+    let fixture = Fixture::start_with(|settings| settings.server.pause_worker_after = 1000).await;
+    let mut worker = PlayedWorker::hello(&fixture, "w", 1).await;
+    let task = json!({"command": "true", "retry": 1});
+    fixture.post("/api/v1/tasks", &task).await;
+    for _ in 0..HINDRANCES_SPARED + 2 {
+        let (message, delivery) = worker.delivery().await;
+        let attempt = PlayedWorker::accept(&message);
+        let reason = FailureReason::WorkerFault;
+        worker.failed(&attempt, reason, "no directory").await;
+        worker.ack(&delivery).await;
+    }
+    let task = fixture.get("/api/v1/tasks/1").await;
+    assert_eq!(
+        (&task["status"], &task["retries_left"]),
+        (&json!("failed"), &json!(0))
+    );
     fixture.stop().await;
 }

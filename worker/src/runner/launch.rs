@@ -163,19 +163,10 @@ fn give_to(switch: &Switch, directory: &Path, work: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The worker could not do its part; that its disk is full is told apart.
+/// The worker could not do its part.
 pub(crate) fn fault(what: &str, path: &Path, error: &io::Error) -> StartFailure {
-    let shown = path.display();
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => StartFailure::new(
-            FailureReason::DiskFull,
-            format!("the worker cannot {what} {shown}: {error}; make room there"),
-        ),
-        _ => StartFailure::new(
-            FailureReason::WorkerFault,
-            format!("the worker cannot {what} {shown}: {error}"),
-        ),
-    }
+    let (reason, detail) = scitq_shared::fault::of_worker(what, path, error);
+    StartFailure::new(reason, detail)
 }
 
 /// The end of an attempt whose program could not be executed.

@@ -37,7 +37,8 @@ pub(crate) fn switch(uid: Option<u32>, gid: Option<u32>) -> Result<Option<Switch
             "the task asks to run as {asked}, but this worker runs as user {own_user} and only a worker of root can change \
              that; start the worker as root or submit the task without uid and gid"
         );
-        return Err(StartFailure::new(FailureReason::WorkerFault, detail));
+        // Not the worker's fault: it is as it was set up, and will never be able to.
+        return Err(StartFailure::new(FailureReason::Unsupported, detail));
     }
     let target = uid.unwrap_or(own_user);
     let known = passwd(target);

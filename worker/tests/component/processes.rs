@@ -411,7 +411,7 @@ async fn user_and_group_are_taken_where_the_worker_is_root() {
     } else {
         let (reason, detail) = failure(report.outcome);
         assert!(
-            reason == FailureReason::WorkerFault && detail.contains("root"),
+            reason == FailureReason::Unsupported && detail.contains("root"),
             "{detail}"
         );
     }

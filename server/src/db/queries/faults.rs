@@ -2,7 +2,7 @@
 
 use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use scitq_shared::execution::FailureReason;
-use scitq_shared::ids::Epoch;
+use scitq_shared::ids::{Epoch, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::worker::DesiredState;
 
@@ -12,13 +12,17 @@ use super::transaction::transaction;
 use super::workers::{held, wish};
 use super::{Conn, Pool, dialect};
 use crate::db::value::parse;
-use crate::db::{DbError, FaultHistory, RecentEnd};
+use crate::db::{DbError, Fault, FaultHistory, Judged, RecentEnd};
 
 /// How long a pause of one worker speaks about another.
 const HOUR_MS: i64 = 3_600_000;
+/// So many more executions than asked for are looked at, by their ids, to find those that ended last.
+const LOOKED_AT: i64 = 256;
 
 #[derive(diesel::QueryableByName)]
 struct EndRow {
+    #[diesel(sql_type = BigInt)]
+    task_id: i64,
     #[diesel(sql_type = Text)]
     state: String,
     #[diesel(sql_type = Nullable<Text>)]
@@ -35,6 +39,7 @@ impl EndRow {
             (_, None) => Some(FailureReason::ExitCode),
         };
         Ok(RecentEnd {
+            task: TaskId(self.task_id),
             reason,
             detail: self.failure_detail.unwrap_or_default(),
         })
@@ -78,13 +83,17 @@ pub(in crate::db) async fn fault_history(
     let Some(flags) = flags.into_iter().next() else {
         return Ok(FaultHistory::default());
     };
+    // In a row is what ended one after the other, by the worker's clock; which attempt began first says nothing about it.
     let recent = Statement::new(
-        "SELECT state, failure_reason, failure_detail FROM execution WHERE worker = ",
+        "SELECT task_id, state, failure_reason, failure_detail FROM (SELECT id, task_id, state, failure_reason, \
+         failure_detail, COALESCE(ended_at, created_at) AS over_at FROM execution WHERE worker = ",
     )
     .text(worker.as_str())
     .sql(" AND id > ")
     .number(flags.counted_after)
     .sql(" AND state IN ('succeeded', 'failed') ORDER BY id DESC LIMIT ")
+    .number(i64::from(most) + LOOKED_AT)
+    .sql(") AS newest ORDER BY over_at DESC, id DESC LIMIT ")
     .number(i64::from(most));
     let recent: Vec<EndRow> = recent.read(&mut conn).await?;
     let (before, behind) = dialect::MILLISECONDS_AGO;
@@ -101,15 +110,16 @@ pub(in crate::db) async fn fault_history(
     .sql(" ORDER BY name");
     let others: Vec<OtherRow> = others.read(&mut conn).await?;
     let other = |row: OtherRow| {
-        let end = RecentEnd {
-            reason: Some(parse("worker.fault_reason", &row.fault_reason)?),
-            detail: row.fault_detail.unwrap_or_default(),
+        let fault = Fault {
+            reason: parse("worker.fault_reason", &row.fault_reason)?,
+            key: row.fault_detail.unwrap_or_default(),
         };
-        Ok((row.name, end))
+        Ok((row.name, fault))
     };
     Ok(FaultHistory {
         paused: flags.paused,
         batch_paused: flags.batch_paused,
+        counted_after: flags.counted_after,
         recent: recent
             .into_iter()
             .map(EndRow::end)
@@ -124,47 +134,38 @@ pub(in crate::db) async fn fault_history(
 pub(in crate::db) async fn pause_faulty_worker(
     pool: &Pool,
     epoch: Epoch,
-    worker: &WorkerName,
-    batch: &BatchName,
-    fault: &RecentEnd,
-    why: &str,
+    judged: &Judged,
 ) -> Result<Option<DesiredState>, DbError> {
-    transaction!(pool, |conn| pause_once(
-        conn, epoch, worker, batch, fault, why
-    ))?;
-    Ok(wish(pool, worker.as_str()).await?.map(|wish| wish.desired))
+    transaction!(pool, |conn| pause_once(conn, epoch, judged))?;
+    let wish = wish(pool, judged.worker.as_str()).await?;
+    Ok(wish.map(|wish| wish.desired))
 }
 
-async fn pause_once(
-    conn: &mut Conn,
-    epoch: Epoch,
-    worker: &WorkerName,
-    batch: &BatchName,
-    fault: &RecentEnd,
-    why: &str,
-) -> Result<(), DbError> {
+async fn pause_once(conn: &mut Conn, epoch: Epoch, judged: &Judged) -> Result<(), DbError> {
     fence(conn, epoch).await?;
-    if held(conn, worker.as_str()).await?.is_none() {
+    if held(conn, judged.worker.as_str()).await?.is_none() {
         return Ok(());
     }
     let statement = Statement::new(
         "UPDATE worker SET paused = true, desired_version = desired_version + 1, \
          status = CASE WHEN status = 'running' THEN 'paused' ELSE status END, pause_reason = ",
     )
-    .text(why)
+    .text(&judged.why)
     .sql(", fault_reason = ")
-    .text(fault.reason.map_or("", FailureReason::as_str))
+    .text(judged.fault.reason.as_str())
     .sql(", fault_detail = ")
-    .text(&fault.detail)
+    .text(&judged.fault.key)
     .sql(", fault_batch = ")
-    .text(batch.as_str())
+    .text(judged.batch.as_str())
     .sql(", fault_at = ")
     .sql(dialect::NOW)
     .sql(
         ", faults_counted_after = COALESCE((SELECT max(e.id) FROM execution AS e WHERE e.worker = worker.name), 0) \
          WHERE NOT paused AND name = ",
     )
-    .text(worker.as_str());
+    .text(judged.worker.as_str())
+    .sql(" AND faults_counted_after = ")
+    .number(judged.counted_after);
     statement.run(conn).await?;
     Ok(())
 }
@@ -172,22 +173,21 @@ async fn pause_once(
 pub(in crate::db) async fn pause_faulty_batch(
     pool: &Pool,
     epoch: Epoch,
-    batch: &BatchName,
-    why: &str,
+    judged: &Judged,
 ) -> Result<bool, DbError> {
-    transaction!(pool, |conn| pause_batch_once(conn, epoch, batch, why))
+    transaction!(pool, |conn| pause_batch_once(conn, epoch, judged))
 }
 
-async fn pause_batch_once(
-    conn: &mut Conn,
-    epoch: Epoch,
-    batch: &BatchName,
-    why: &str,
-) -> Result<bool, DbError> {
+async fn pause_batch_once(conn: &mut Conn, epoch: Epoch, judged: &Judged) -> Result<bool, DbError> {
     fence(conn, epoch).await?;
     let statement = Statement::new("UPDATE batch SET paused = true, pause_reason = ")
-        .text(why)
+        .text(&judged.why)
         .sql(" WHERE NOT paused AND name = ")
-        .text(batch.as_str());
+        .text(judged.batch.as_str())
+        .sql(" AND EXISTS (SELECT 1 FROM worker AS w WHERE w.name = ")
+        .text(judged.worker.as_str())
+        .sql(" AND w.faults_counted_after = ")
+        .number(judged.counted_after)
+        .sql(")");
     Ok(statement.run(conn).await? > 0)
 }

@@ -46,7 +46,9 @@ pub(in crate::db) use output::{output_chunks, output_state};
 pub(in crate::db) use progress::progress_of_tasks;
 pub(in crate::db) use project::project;
 pub(in crate::db) use roll::{dispatches_beyond, unaccepted};
-pub(in crate::db) use steering::{pause_batch, request_restart};
+pub(in crate::db) use steering::{
+    held_of_paused, pause_batch, paused_with_dispatches, request_restart,
+};
 pub(in crate::db) use submit::submit;
 pub(in crate::db) use tasks::{task, tasks};
 pub(in crate::db) use worker_list::{batch_capacity, worker, workers};

@@ -2,6 +2,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::sql_types::{BigInt, Bool, Text};
+use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, Revision, TaskId};
 use scitq_shared::names::BatchName;
 use scitq_shared::transition::TaskState;
@@ -18,7 +19,7 @@ use super::upsert::write_attempts;
 use super::{Conn, Pool};
 use crate::db::chunk_plan::verify;
 use crate::db::decider::Decider;
-use crate::db::rows::{AttemptRow, WordRow};
+use crate::db::rows::{AttemptRow, IdRow, WordRow};
 use crate::db::tally::Tally;
 use crate::db::task_state::attempt_state;
 use crate::db::value::parse;
@@ -78,6 +79,7 @@ async fn project_once(
             .filter_map(|id| Some((*id, locked.get(id)?.task.clone())))
             .collect(),
         attempts: known,
+        hindrances: hindrances(conn, &needs.hindered).await?,
     };
     let (projection, loaded) = decider.decide(loaded).await?;
     if let Some(change) = projection
@@ -175,6 +177,42 @@ async fn load_attempts(
         known.insert(attempt, loaded);
     }
     Ok((known, complete))
+}
+
+#[derive(diesel::QueryableByName)]
+struct HindrancesRow {
+    #[diesel(sql_type = BigInt)]
+    task_id: i64,
+    #[diesel(sql_type = BigInt)]
+    times: i64,
+}
+
+/// How many attempts of these tasks failed by what spares them.
+async fn hindrances(
+    conn: &mut Conn,
+    tasks: &BTreeSet<TaskId>,
+) -> Result<BTreeMap<TaskId, u32>, DbError> {
+    let tasks: Vec<IdRow> = tasks.iter().map(|task| IdRow { id: task.0 }).collect();
+    let sparing: Vec<String> = FailureReason::ALL
+        .iter()
+        .filter(|reason| reason.spares_task())
+        .map(|reason| format!("'{reason}'"))
+        .collect();
+    let sparing = sparing.join(", ");
+    let rows: Vec<HindrancesRow> = read_for(conn, &tasks, |array| {
+        Statement::new("SELECT e.task_id, count(*) AS times FROM ")
+            .rows::<IdRow>(array)
+            .sql(format!(
+                " JOIN execution AS e ON e.task_id = r.id WHERE e.state = 'failed' AND e.failure_reason IN ({sparing}) \
+                 GROUP BY e.task_id"
+            ))
+    })
+    .await?;
+    let row = |row: HindrancesRow| {
+        let times = u32::try_from(row.times).unwrap_or(u32::MAX);
+        (TaskId(row.task_id), times)
+    };
+    Ok(rows.into_iter().map(row).collect())
 }
 
 /// The new states of the tasks that change, and how many of each batch become pending.

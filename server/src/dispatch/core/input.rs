@@ -51,6 +51,16 @@ pub enum Input {
         /// The batches.
         batches: BTreeSet<BatchName>,
     },
+    /// What the database holds, looked at in the middle of a term in case that nobody told.
+    Looked {
+        /// By batch, those with anything pending or assigned.
+        loads: Vec<(BatchName, BatchLoad)>,
+    },
+    /// A batch is paused, and the database says so: what is dispatched of it is to come back.
+    Paused {
+        /// The batch.
+        batch: BatchName,
+    },
     /// Dispatches were accepted or came back.
     Room {
         /// How many, by batch.

@@ -434,3 +434,77 @@ fn the_unaccounted_bar_the_batch_for_two_seconds_and_do_not_fill_its_window() {
     };
     assert_eq!(table.tell(compared), [claim(512)]);
 }
+
+#[test]
+fn what_is_dispatched_of_a_paused_batch_comes_back() {
+    let mut table = Table::working(2, true);
+    let paused = || Input::Paused { batch: batch() };
+    let withdraw = Effect::Withdraw { batch: batch() };
+    // A publication is on its way: first its answer.
+    table.tell(pending());
+    table.tell(Input::Compared {
+        batch: batch(),
+        overtaken: false,
+    });
+    table.tell(Input::Claimed {
+        batch: batch(),
+        dispatches: 1,
+        assigned: 3,
+        pending_left: false,
+    });
+    assert_eq!(table.tell(paused()), []);
+    assert_eq!(
+        table.tell(Input::Confirmed { batch: batch() }),
+        std::slice::from_ref(&withdraw)
+    );
+    // Paused again (by another person, say) in the middle: everything once more, afterwards.
+    assert_eq!(table.tell(paused()), []);
+    let withdrawn = |dispatches| Input::Withdrawn {
+        batch: batch(),
+        dispatches,
+    };
+    assert_eq!(table.tell(withdrawn(1)), [list(Question::All)]);
+    let effects = table.tell(listed(Question::All, 1..3, &["w"]));
+    assert_eq!(effects, [revoke("w", 1..3), withdraw]);
+    assert_eq!(table.tell(withdrawn(0)), [list(Question::All)]);
+    let effects = table.tell(listed(Question::All, 1..3, &["w"]));
+    assert_eq!(effects, [revoke("w", 1..3)]);
+}
+
+#[test]
+fn a_batch_can_be_paused_that_nobody_works_for() {
+    let mut table = Table::default();
+    let loads = vec![(
+        batch(),
+        BatchLoad {
+            pending: 0,
+            assigned: 1,
+        },
+    )];
+    table.tell(Input::Loaded { loads });
+    assert_eq!(
+        table.tell(Input::Paused { batch: batch() }),
+        [
+            Effect::Declare { batch: batch() },
+            Effect::Withdraw { batch: batch() }
+        ]
+    );
+}
+
+#[test]
+fn what_nobody_told_of_is_found() {
+    let mut table = Table::working(0, false);
+    let looked = |pending| Input::Looked {
+        loads: vec![(
+            batch(),
+            BatchLoad {
+                pending,
+                assigned: 0,
+            },
+        )],
+    };
+    assert_eq!(table.tell(looked(0)), []);
+    assert_eq!(table.tell(looked(1)), [claim(256)]);
+    // What is known needs nothing.
+    assert_eq!(table.tell(looked(1)), []);
+}

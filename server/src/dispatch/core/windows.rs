@@ -73,6 +73,14 @@ impl Windows {
         }
     }
 
+    /// Those that have pending tasks and are taken to have none.
+    pub fn overlooked(&self, loads: Vec<(BatchName, BatchLoad)>) -> BTreeSet<BatchName> {
+        let overlooked = loads.into_iter().filter(|(batch, load)| {
+            load.pending > 0 && !self.batches.get(batch).is_some_and(|known| known.pending)
+        });
+        overlooked.map(|(batch, _)| batch).collect()
+    }
+
     /// This many dispatches of a batch were accepted or came back.
     pub fn room(&mut self, batch: &BatchName, dispatches: usize) {
         if let Some(window) = self.batches.get_mut(batch) {

@@ -95,6 +95,7 @@ fn loaded(tasks: &[(i64, TaskState, u16)], attempts: &[(u128, i64, AttemptState)
     Loaded {
         tasks: tasks.collect(),
         attempts: attempts.collect(),
+        ..Loaded::default()
     }
 }
 
@@ -254,6 +255,48 @@ fn what_a_worker_cannot_run_is_its_fault_and_only_sometimes_the_tasks() {
         );
         assert_eq!(projection.attempts[0].state, AttemptState::Failed);
         assert_eq!(effects.faults.len(), usize::from(fault), "{reason}");
+    }
+}
+
+#[test]
+fn what_hinders_a_task_too_often_costs_retries() {
+    let assigned = TaskState::Assigned {
+        dispatch: dispatch(1),
+    };
+    let fails = |reason| {
+        let mut report = report(1, 1);
+        report.outcome = Some(Outcome::Failed {
+            reason,
+            detail: "so".into(),
+        });
+        happening(5, WorkerEvent::Ended(report))
+    };
+    let hindered = fails(FailureReason::WorkerFault);
+    let needed = needs([&hindered, &fails(FailureReason::StartFailed)]);
+    assert_eq!(needed.hindered, [TaskId(1)].into());
+    assert!(
+        needs([&fails(FailureReason::Cancelled)])
+            .hindered
+            .is_empty()
+    );
+    // Failed so before, retries left; what becomes of it.
+    let table = [
+        (0, 1, TaskState::Pending, 1),
+        (HINDRANCES_SPARED - 1, 0, TaskState::Pending, 0),
+        (HINDRANCES_SPARED, 1, TaskState::Pending, 0),
+        (HINDRANCES_SPARED, 0, TaskState::Failed, 0),
+    ];
+    for (before, retries_left, to, left) in table {
+        let mut loaded = loaded(&[(1, assigned, retries_left)], &[]);
+        loaded.hindrances = [(TaskId(1), before)].into();
+        let (projection, effects) = project(&loaded, &[hindered.clone(), hindered.clone()]);
+        let change = &projection.tasks[0];
+        assert_eq!((change.to, change.retries_left), (to, left), "{before}");
+        assert_eq!(effects.faults.len(), 1);
+        // What the server's own word did never counts.
+        let stopped = fails(FailureReason::Cancelled);
+        let (projection, _) = project(&loaded, &[stopped]);
+        assert_eq!(projection.tasks[0].to, TaskState::Pending);
     }
 }
 

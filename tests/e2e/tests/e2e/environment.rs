@@ -135,7 +135,7 @@ async fn other_users_when_root(pair: Pair) {
     } else {
         system.over(&[task]).await;
         let execution = system.execution(task).await;
-        assert_eq!(execution["failure_reason"], "worker_fault", "{execution}");
+        assert_eq!(execution["failure_reason"], "unsupported", "{execution}");
         let detail = execution["failure_detail"].as_str().expect("a text");
         assert!(detail.contains("root"), "{detail}");
     }
