@@ -32,3 +32,14 @@ pub struct Unaccepted {
     /// All workers that are not lost and have not departed.
     pub workers: BTreeSet<WorkerName>,
 }
+
+/// A dispatch that has not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unstarted {
+    /// Its task.
+    pub task: TaskId,
+    /// The dispatch.
+    pub dispatch: DispatchId,
+    /// The worker that has accepted it, where one has.
+    pub holder: Option<WorkerName>,
+}

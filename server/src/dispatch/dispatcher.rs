@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::core::{Core, Input, MarkerNumber};
+use super::core::{Core, Input, MarkerNumber, RecallNumber};
+use super::revise::Revise;
 use crate::control::ControlSender;
 use crate::db::Database;
 use crate::events::Consumed;
@@ -45,6 +46,8 @@ pub enum DispatchInput {
         /// The dispatches.
         dispatches: Vec<DispatchId>,
     },
+    /// Tasks are to be changed before they start (D8).
+    Revise(Revise),
     /// Everything that was in the state queue before this marker has been applied.
     MarkerRead {
         /// Which marker.
@@ -117,6 +120,9 @@ pub(super) struct Desk {
     pub(super) inputs: VecDeque<Input>,
     pub(super) outstanding: FuturesUnordered<Outstanding>,
     pub(super) markers: BTreeMap<Uuid, MarkerNumber>,
+    /// Changes that are not made yet.
+    pub(super) revisions: BTreeMap<RecallNumber, Revise>,
+    pub(super) last_recall: u64,
 }
 
 impl Dispatcher {
@@ -133,6 +139,8 @@ impl Dispatcher {
             inputs: VecDeque::from([Input::Loaded { loads }]),
             outstanding: FuturesUnordered::new(),
             markers: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            last_recall: 0,
         };
         loop {
             while let Some(input) = desk.inputs.pop_front() {
@@ -178,6 +186,7 @@ impl Dispatcher {
                 DispatchInput::Absent { worker, dispatches } => {
                     desk.inputs.push_back(Input::Absent { worker, dispatches });
                 }
+                DispatchInput::Revise(revise) => Self::take_revision(desk, revise),
                 DispatchInput::MarkerRead { marker } => {
                     let ours = desk.markers.remove(&marker);
                     desk.inputs

@@ -65,6 +65,12 @@ impl Dispatcher {
                 self.control.tell(&worker, command).await?;
             }
             Effect::Marker { marker } => self.mark(marker, desk).await?,
+            Effect::ListUnstarted { batch, recall } => {
+                self.list_unstarted(batch, recall, desk).await?;
+            }
+            Effect::Change { batch, recall, out } => {
+                self.change(batch, recall, out, desk).await?;
+            }
             Effect::Return { batch, dispatches } => {
                 let count = dispatches.len();
                 self.give_back(dispatches.into_iter()).await?;

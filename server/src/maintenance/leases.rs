@@ -45,7 +45,7 @@ pub struct LeaseCheck {
 
 /// Those whose silence counts in full: `listening` is how long this leader has been able to hear, `silent_for` what it
 /// remembers of a worker. Pure.
-fn expired(
+pub fn expired(
     silent: Vec<Silent>,
     listening: Duration,
     silent_for: impl Fn(&WorkerName) -> Option<Duration>,
