@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use address::Address;
 
-pub use claim::{BatchLoad, Claim, Unaccepted, Unstarted};
+pub use claim::{BatchLoad, Claim, Surplus, Unaccepted, Unstarted};
 pub use created::Created;
 use decider::Decider;
 pub use error::{DbError, SubmitError};
@@ -294,13 +294,13 @@ impl Database {
     }
 
     /// The oldest dispatches of a batch that are not accepted and at least this old, as many as there are more of them
-    /// than `depth`: those cannot all be in a queue that holds so many messages.
+    /// than `depth`: those cannot all be in a queue that holds so many messages. And how many are not accepted at all.
     pub async fn dispatches_beyond(
         &self,
         batch: &BatchName,
         age: Duration,
         depth: u64,
-    ) -> Result<Vec<DispatchId>, DbError> {
+    ) -> Result<Surplus, DbError> {
         let batch = batch.clone();
         call!(self, dispatches_beyond(&batch, age, depth))
     }

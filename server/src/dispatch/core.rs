@@ -153,7 +153,7 @@ impl Core {
                 let work = self.work.entry(batch).or_default();
                 work.claiming = false;
                 work.outstanding += dispatches;
-                if dispatches > 0 {
+                if assigned > 0 {
                     work.count_later(now);
                 }
             }
@@ -186,7 +186,11 @@ impl Core {
                 }
             }
             Input::Withdrawn { batch, dispatches } => self.withdrawn(now, &batch, dispatches),
-            Input::Counted { batch, surplus } => self.counted(now, &batch, surplus),
+            Input::Counted {
+                batch,
+                surplus,
+                assigned,
+            } => self.counted(now, &batch, surplus, assigned),
             Input::Listed {
                 batch,
                 question,

@@ -224,14 +224,18 @@ impl Dispatcher {
     ) -> Result<(), Consumed> {
         let queue = topology::batch_queue(batch.as_str(), self.queue_type);
         let depth = self.channel.declare_queue(&queue).await?;
-        let surplus = patiently!(
+        let counted = patiently!(
             &self.stop,
             "the dispatcher",
             self.database
                 .dispatches_beyond(&batch, age, depth.messages)
                 .await
         )?;
-        desk.inputs.push_back(Input::Counted { batch, surplus });
+        desk.inputs.push_back(Input::Counted {
+            batch,
+            surplus: counted.surplus,
+            assigned: counted.assigned,
+        });
         Ok(())
     }
 

@@ -123,6 +123,8 @@ pub enum Input {
         batch: BatchName,
         /// The oldest dispatches, as many as there are more of that age than messages in the queue.
         surplus: Vec<DispatchId>,
+        /// All dispatches that are not accepted, whatever their age.
+        assigned: usize,
     },
     /// Answer to [`Effect::List`].
     Listed {

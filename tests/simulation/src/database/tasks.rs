@@ -37,6 +37,11 @@ impl Database {
         of.and_then(|of| of.get(&status).copied()).unwrap_or(0)
     }
 
+    /// How many dispatches of a batch are not accepted.
+    pub fn assigned_tasks(&self, batch: &BatchName) -> usize {
+        usize::try_from(self.counted(batch, TaskStatus::Assigned)).unwrap_or(0)
+    }
+
     /// What a task is, as the basis of a change.
     pub fn definition(&self, id: TaskId) -> Option<(BatchName, NewRevision)> {
         let task = self.tasks.get(&id)?;
@@ -137,7 +142,7 @@ impl Database {
     ) -> Result<Claim, Refused> {
         self.fence(epoch)?;
         let now = self.clock(now);
-        let assigned = usize::try_from(self.counted(batch, TaskStatus::Assigned)).unwrap_or(0);
+        let assigned = self.assigned_tasks(batch);
         let paused = self.paused.contains(batch);
         let mut pending: Vec<(i32, TaskId)> = self
             .tasks

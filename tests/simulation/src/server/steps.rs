@@ -234,7 +234,11 @@ impl World {
                 if mutant == Some(Mutant::CallsNoRoll) {
                     surplus.clear();
                 }
-                term.inputs.push_front(Input::Counted { batch, surplus });
+                term.inputs.push_front(Input::Counted {
+                    batch: batch.clone(),
+                    surplus,
+                    assigned: self.database.assigned_tasks(&batch),
+                });
             }
             Step::Effect(Effect::List { batch, question }) => {
                 let among = match &question {
