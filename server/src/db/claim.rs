@@ -32,3 +32,23 @@ pub struct Unaccepted {
     /// All workers that are not lost and have not departed.
     pub workers: BTreeSet<WorkerName>,
 }
+
+/// What a batch's dispatches come to against the depth of its queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surplus {
+    /// The oldest dispatches that are old enough to count, as many as there are more of them than messages in the queue.
+    pub surplus: Vec<DispatchId>,
+    /// All dispatches that are not accepted, whatever their age.
+    pub assigned: usize,
+}
+
+/// A dispatch that has not started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unstarted {
+    /// Its task.
+    pub task: TaskId,
+    /// The dispatch.
+    pub dispatch: DispatchId,
+    /// The worker that has accepted it, where one has.
+    pub holder: Option<WorkerName>,
+}

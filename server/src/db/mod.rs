@@ -20,6 +20,7 @@ mod migrate_versions;
 mod postgres;
 mod projection;
 mod projection_plan;
+mod revision;
 mod rows;
 mod schema;
 mod sqlite;
@@ -29,13 +30,14 @@ mod task_row;
 mod task_state;
 mod value;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use address::Address;
 
-pub use claim::{BatchLoad, Claim, Unaccepted};
+pub use claim::{BatchLoad, Claim, Surplus, Unaccepted, Unstarted};
 pub use created::Created;
 use decider::Decider;
 pub use error::{DbError, SubmitError};
@@ -48,6 +50,7 @@ pub use projection::{
     AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection,
     TaskChange,
 };
+pub use revision::{NewRevision, Revised, revise};
 use scitq_shared::api::{
     BatchView, CounterMismatch, ExecutionView, Progress, TaskView, WorkerView,
 };
@@ -303,13 +306,13 @@ impl Database {
     }
 
     /// The oldest dispatches of a batch that are not accepted and at least this old, as many as there are more of them
-    /// than `depth`: those cannot all be in a queue that holds so many messages.
+    /// than `depth`: those cannot all be in a queue that holds so many messages. And how many are not accepted at all.
     pub async fn dispatches_beyond(
         &self,
         batch: &BatchName,
         age: Duration,
         depth: u64,
-    ) -> Result<Vec<DispatchId>, DbError> {
+    ) -> Result<Surplus, DbError> {
         let batch = batch.clone();
         call!(self, dispatches_beyond(&batch, age, depth))
     }
@@ -322,6 +325,33 @@ impl Database {
     ) -> Result<Unaccepted, DbError> {
         let batch = batch.clone();
         call!(self, unaccepted(&batch, among.as_deref()))
+    }
+
+    /// The dispatches of a batch that have not started, with the workers that have accepted them, and all workers that may
+    /// have got the others.
+    pub async fn unstarted(
+        &self,
+        batch: &BatchName,
+    ) -> Result<(Vec<Unstarted>, BTreeSet<WorkerName>), DbError> {
+        let unstarted = {
+            let batch = batch.clone();
+            call!(self, unstarted(&batch))?
+        };
+        // After the dispatches: a worker that came between the two cannot have got what is not in the queue.
+        let workers = self.unaccepted(batch, Some(Vec::new())).await?.workers;
+        Ok((unstarted, workers))
+    }
+
+    /// Changes tasks of a batch that have not started, and raises their revisions (D8). The caller has barred the batch and
+    /// taken back what it could. Answers for each task, by id; a task that may not be changed is left as it is.
+    pub async fn revise(
+        &self,
+        epoch: Epoch,
+        batch: &BatchName,
+        wanted: &[NewRevision],
+    ) -> Result<Vec<(TaskId, Revised)>, DbError> {
+        let (batch, wanted) = (batch.clone(), wanted.to_vec());
+        call!(self, revise(epoch, &batch, &wanted))
     }
 
     /// Takes back every dispatch that is not accepted, for a broker that died with its process. Answers how many.

@@ -112,6 +112,30 @@ bulk_row!(
     }
 );
 bulk_row!(
+    /// What a task is from a revision on.
+    RevisionRow {
+        id: i64 => BigInt,
+        row_version: i64 => BigInt,
+        batch: String => Text,
+        priority: i32 => Integer,
+        name: Option<String> => Text,
+        command: String => Text,
+        shell: Option<String> => Text,
+        container: Option<String> => Text,
+        container_options: Option<String> => Text,
+        input: String => Text,
+        output: Option<String> => Text,
+        resource: String => Text,
+        download_timeout: Option<i64> => BigInt,
+        run_timeout: Option<i64> => BigInt,
+        use_cache: bool => Bool,
+        weight: i32 => Integer,
+        uid: Option<i64> => BigInt,
+        gid: Option<i64> => BigInt,
+        revision: i64 => BigInt,
+    }
+);
+bulk_row!(
     /// A dispatch of a claimed task.
     DispatchRow { id: i64 => BigInt, row_version: i64 => BigInt, dispatch_id: String => Text }
 );

@@ -4,24 +4,27 @@
 //! around it (or a simulation) does that and tells the results. Rules that hold throughout:
 //!
 //! - A claim is committed before it is published, and published once (D3).
-//! - A batch that is barred claims nothing: while its queue is withdrawn, and while it is asked what is more urgent (D4).
+//! - A batch that is barred claims nothing: while its queue is withdrawn, while it is asked what is more urgent, and from a
+//!   recall of some of its tasks until these are changed (D4).
 //! - A dispatch counts as missing only when it is neither in the queue nor with any worker that may have got it, nor can
 //!   still come to one (D12): the queue was withdrawn with no publication outstanding, and each worker has said so, is lost,
 //!   or has departed.
 
 mod input;
+mod recall;
 mod roll;
 #[cfg(test)]
 mod tests;
 mod windows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::worker::DesiredState;
 
-pub use self::input::{Effect, Input, MarkerNumber, Question};
+pub use self::input::{Effect, Input, MarkerNumber, Out, Question, RecallNumber};
+use self::recall::Recall;
 use self::roll::{Roll, Suspects};
 pub use self::windows::{MIN_WINDOW, Windows, window_of};
 
@@ -39,6 +42,8 @@ enum Why {
     Order,
     /// Dispatches seem to be missing, or the batch is paused: what is not in the queue is asked for.
     Roll,
+    /// Tasks are to be changed.
+    Recall,
 }
 
 /// How far a withdrawal is.
@@ -69,16 +74,19 @@ struct Work {
     rest_until: Option<Duration>,
     withdrawal: Option<Withdrawal>,
     /// True when all that is dispatched is to come back, as soon as no other withdrawal goes on.
-    recall: bool,
+    take_all_back: bool,
     /// When to compare the number of dispatches with the depth of the queue, and the age from which they count.
     count_at: Option<(Duration, Duration)>,
     suspects: Option<Suspects>,
     roll: Option<Roll>,
+    /// Tasks that are to be changed, one change after the other.
+    recalls: VecDeque<Recall>,
 }
 
 impl Work {
     fn is_barred(&self, now: Duration) -> bool {
         self.withdrawal.is_some()
+            || !self.recalls.is_empty()
             || self.claiming
             || self.comparing
             || self.rest_until.is_some_and(|until| now < until)
@@ -87,11 +95,12 @@ impl Work {
 
     fn is_idle(&self) -> bool {
         self.withdrawal.is_none()
-            && !self.recall
+            && !self.take_all_back
             && !self.claiming
             && !self.comparing
             && self.outstanding == 0
             && self.roll.is_none()
+            && self.recalls.is_empty()
     }
 }
 
@@ -131,13 +140,16 @@ impl Core {
             Input::Paused { batch } => {
                 self.declare(&batch);
                 if let Some(work) = self.work.get_mut(&batch) {
-                    work.recall = true;
+                    work.take_all_back = true;
                 }
             }
             Input::Room { room } => {
                 for (batch, dispatches) in room {
                     self.windows.room(&batch, dispatches);
                     self.look_again(now, &batch);
+                    if let Some(work) = self.work.get_mut(&batch) {
+                        work.look_for_recalled(now);
+                    }
                 }
             }
             Input::Claimed {
@@ -150,7 +162,7 @@ impl Core {
                 let work = self.work.entry(batch).or_default();
                 work.claiming = false;
                 work.outstanding += dispatches;
-                if dispatches > 0 {
+                if assigned > 0 {
                     work.count_later(now);
                 }
             }
@@ -169,6 +181,9 @@ impl Core {
             }
             Input::Returned { batch, dispatches } => {
                 self.windows.room(&batch, dispatches);
+                if let Some(work) = self.work.get_mut(&batch) {
+                    work.look_for_recalled(now);
+                }
                 self.windows.pending([batch]);
             }
             Input::Compared { batch, overtaken } => {
@@ -180,14 +195,37 @@ impl Core {
                 }
             }
             Input::Withdrawn { batch, dispatches } => self.withdrawn(now, &batch, dispatches),
-            Input::Counted { batch, surplus } => self.counted(now, &batch, surplus),
+            Input::Counted {
+                batch,
+                surplus,
+                assigned,
+            } => self.counted(now, &batch, surplus, assigned),
             Input::Listed {
                 batch,
                 question,
                 unstarted,
                 workers,
             } => self.listed(now, &batch, &question, &unstarted, workers),
-            Input::Absent { worker, dispatches } => self.absent(now, &worker, &dispatches),
+            Input::Absent { worker, dispatches } => {
+                self.absent(now, &worker, &dispatches);
+                self.absent_from_recalls(now, &worker, &dispatches);
+            }
+            Input::Recall {
+                recall,
+                batch,
+                tasks,
+            } => self.recall(recall, &batch, tasks),
+            Input::Unstarted {
+                batch,
+                recall,
+                unstarted,
+                workers,
+            } => self.unstarted(now, &batch, recall, unstarted, workers),
+            Input::Changed {
+                batch,
+                recall,
+                pending,
+            } => self.changed(now, &batch, recall, pending),
             Input::MarkerRead { marker } => {
                 let read = self.beginning.take_if(|(ours, _)| *ours == marker);
                 if read.is_some() {
@@ -213,7 +251,9 @@ impl Core {
             let counting = work.count_at.map(|(at, _)| at);
             let suspecting = work.suspects.as_ref().map(|suspects| suspects.look_at);
             let open = work.withdrawal.is_none();
+            let recalling = work.recalls.front().and_then(Recall::deadline);
             [
+                recalling,
                 rolling,
                 resting,
                 comparing,
@@ -223,6 +263,12 @@ impl Core {
         });
         let marker = self.beginning.map(|(_, until)| until);
         deadlines.flatten().chain(marker).min()
+    }
+
+    /// The batches of which nothing is dispatched at present although there may be something to dispatch, for tests.
+    pub fn barred(&self, now: Duration) -> Vec<BatchName> {
+        let barred = self.work.iter().filter(|(_, work)| work.is_barred(now));
+        barred.map(|(batch, _)| batch.clone()).collect()
     }
 
     /// Dispatches of a batch whose whereabouts are not known, by the last roll call.
@@ -244,6 +290,7 @@ impl Core {
         for batch in &batches {
             let work = self.work.entry(batch.clone()).or_default();
             work.compare_at.get_or_insert(now);
+            work.look_for_recalled(now);
         }
         self.windows.pending(batches);
     }
@@ -260,6 +307,7 @@ impl Core {
         // First the queue, so that the worker finds it.
         self.declare(&desired.batch);
         self.ask_again(&worker);
+        self.ask_again_for_recalled(&worker);
         self.effects.push(Effect::Welcome { worker, desired });
     }
 
@@ -292,6 +340,10 @@ impl Core {
                     question: Question::All,
                 });
             }
+            Some(Withdrawal::Emptying(Why::Recall)) => {
+                work.withdrawal = None;
+                self.withdrawn_for_recall(now, batch);
+            }
             _ => work.withdrawal = None,
         }
     }
@@ -302,6 +354,7 @@ impl Core {
             self.mark(now);
         }
         for (batch, work) in &mut self.work {
+            work.tend_recall(now, batch, &mut self.effects);
             work.tend_withdrawal(batch, &mut self.effects);
             work.tend_suspicion(now, batch, &mut self.effects);
             work.tend_roll(now, batch, &mut self.effects);
@@ -345,9 +398,9 @@ impl Core {
 
 impl Work {
     fn tend_withdrawal(&mut self, batch: &BatchName, effects: &mut Vec<Effect>) {
-        if self.recall && self.withdrawal.is_none() {
+        if self.take_all_back && self.withdrawal.is_none() {
             // Like a roll call: what is not in the queue is asked for at the workers.
-            self.recall = false;
+            self.take_all_back = false;
             self.withdrawal = Some(Withdrawal::Waiting(Why::Roll));
         }
         if let Some(Withdrawal::Waiting(why)) = self.withdrawal

@@ -16,7 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::core::{Core, Input, MarkerNumber};
+use super::core::{Core, Input, MarkerNumber, RecallNumber};
+use super::revise::Revise;
 use crate::control::ControlSender;
 use crate::db::Database;
 use crate::events::Consumed;
@@ -48,6 +49,8 @@ pub enum DispatchInput {
         /// The dispatches.
         dispatches: Vec<DispatchId>,
     },
+    /// Tasks are to be changed before they start (D8).
+    Revise(Revise),
     /// Everything that was in the state queue before this marker has been applied.
     MarkerRead {
         /// Which marker.
@@ -124,6 +127,9 @@ pub(super) struct Desk {
     pub(super) inputs: VecDeque<Input>,
     pub(super) outstanding: FuturesUnordered<Outstanding>,
     pub(super) markers: BTreeMap<Uuid, MarkerNumber>,
+    /// Changes that are not made yet.
+    pub(super) revisions: BTreeMap<RecallNumber, Revise>,
+    pub(super) last_recall: u64,
 }
 
 impl Dispatcher {
@@ -140,6 +146,8 @@ impl Dispatcher {
             inputs: VecDeque::from([Input::Loaded { loads }]),
             outstanding: FuturesUnordered::new(),
             markers: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+            last_recall: 0,
         };
         self.look_at_paused(&mut desk).await?;
         let mut looks = tokio::time::interval_at(began + LOOK_EVERY, LOOK_EVERY);
@@ -212,6 +220,7 @@ impl Dispatcher {
                 DispatchInput::Absent { worker, dispatches } => {
                     desk.inputs.push_back(Input::Absent { worker, dispatches });
                 }
+                DispatchInput::Revise(revise) => Self::take_revision(desk, revise),
                 DispatchInput::MarkerRead { marker } => {
                     let ours = desk.markers.remove(&marker);
                     desk.inputs

@@ -7,6 +7,8 @@
 pub mod core;
 mod dispatcher;
 mod perform;
+mod revise;
 mod withdraw;
 
 pub use dispatcher::{DispatchInput, DispatchSender, Dispatcher};
+pub use revise::{Revise, RevisionAnswer, unconfirmed};

@@ -66,6 +66,12 @@ impl Dispatcher {
                 self.control.tell(&worker, command).await?;
             }
             Effect::Marker { marker } => self.mark(marker, desk).await?,
+            Effect::ListUnstarted { batch, recall } => {
+                self.list_unstarted(batch, recall, desk).await?;
+            }
+            Effect::Change { batch, recall, out } => {
+                self.change(batch, recall, out, desk).await?;
+            }
             Effect::Return { batch, dispatches } => {
                 let count = dispatches.len();
                 self.give_back(dispatches.into_iter()).await?;
@@ -219,14 +225,18 @@ impl Dispatcher {
     ) -> Result<(), Consumed> {
         let queue = topology::batch_queue(batch.as_str(), self.queue_type);
         let depth = self.channel.declare_queue(&queue).await?;
-        let surplus = patiently!(
+        let counted = patiently!(
             &self.stop,
             "the dispatcher",
             self.database
                 .dispatches_beyond(&batch, age, depth.messages)
                 .await
         )?;
-        desk.inputs.push_back(Input::Counted { batch, surplus });
+        desk.inputs.push_back(Input::Counted {
+            batch,
+            surplus: counted.surplus,
+            assigned: counted.assigned,
+        });
         Ok(())
     }
 

@@ -204,7 +204,8 @@ pub fn needs<'a>(happenings: impl IntoIterator<Item = &'a Happening>) -> Needs {
 /// What follows from a batch of happenings besides database rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SideEffects {
-    /// Batches whose dispatch window has room again.
+    /// Batches of which something was accepted, has started or came back, and how many places of their dispatch windows
+    /// are free by it.
     pub room: BTreeMap<BatchName, usize>,
     /// Attempts that count no more: their workers are told to give them up.
     pub stop: Vec<(WorkerName, AttemptId)>,
@@ -305,6 +306,13 @@ impl<'a> Work<'a> {
                 effects,
             } => {
                 self.effects.tasks_changed |= next.status() != task.now.status();
+                if matches!(
+                    (task.now, next),
+                    (TaskState::Accepted { .. }, TaskState::Running { .. })
+                ) {
+                    // Whoever waits for it to be given back waits no more.
+                    self.effects.room.entry(task.batch.clone()).or_default();
+                }
                 task.now = next;
                 task.touched = true;
                 task.moved_by = attempt.or(task.moved_by);

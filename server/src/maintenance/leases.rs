@@ -47,7 +47,7 @@ pub struct LeaseCheck {
 
 /// Those whose silence counts in full, and for at least `least`: `listening` is how long this leader has been able to hear,
 /// `silent_for` what it remembers of a worker. Pure.
-fn expired(
+pub fn expired(
     silent: Vec<Silent>,
     least: Duration,
     listening: Duration,

@@ -3,7 +3,7 @@
 mod leases;
 mod losing;
 
-pub use leases::LeaseCheck;
+pub use leases::{LeaseCheck, expired};
 pub use losing::{Loss, Told, lose};
 
 use std::convert::Infallible;
@@ -17,8 +17,8 @@ use crate::db::Database;
 use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::events::{Consumed, Present};
 
-/// A write that takes longer than this says that writes have been waiting.
-const PROMPT: Duration = Duration::from_secs(1);
+/// A write or a round trip that takes longer than this says that others have been waiting.
+pub const PROMPT: Duration = Duration::from_secs(1);
 
 /// Shows workers offline that have been silent for long. Silence has no event, hence the clock (the database's).
 pub struct SilenceCheck {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use scitq_server::db::{BatchLoad, DbError, Loaded, Needs, Projection};
+use scitq_server::db::{BatchLoad, DbError, Loaded, Needs, Projection, Surplus};
 use scitq_shared::ids::{Epoch, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::TaskMessage;
@@ -276,6 +276,7 @@ pub async fn what_is_not_accepted_is_listed_and_counted(fixture: &Fixture) {
             .dispatches_beyond(&b, Duration::from_secs(age), depth)
             .await
             .unwrap()
+            .surplus
     };
     assert_eq!(beyond(3600, 0).await, [], "none is so old");
     // By the database's clock, which need not have moved since.
@@ -288,4 +289,9 @@ pub async fn what_is_not_accepted_is_listed_and_counted(fixture: &Fixture) {
     // The newest are taken to be in the queue.
     assert_eq!(beyond(0, 1).await, [dispatches[1].1]);
     assert_eq!(beyond(0, 2).await, []);
+    let all = fixture.db.dispatches_beyond(&b, Duration::ZERO, 9).await;
+    assert_eq!(all.unwrap().assigned, 2);
+    let none = batch("unknown");
+    let none = fixture.db.dispatches_beyond(&none, Duration::ZERO, 0).await;
+    assert_eq!(none.unwrap(), Surplus::default());
 }

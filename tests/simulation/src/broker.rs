@@ -1,7 +1,8 @@
 //! A broker with queues, consumers, confirms and connections that break at both ends at different times.
 //!
 //! What a client sends arrives in order, some time later, or not at all once the connection is cut; so does what the
-//! broker answers. The broker itself acts in one instant per operation.
+//! broker answers. The broker itself acts in one instant per operation, but writes to its disk later: what it has not
+//! written yet is not confirmed yet, and a crash may lose it, messages and acknowledgements alike.
 
 mod message;
 
@@ -9,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng as _;
+use rand::rngs::SmallRng;
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_worker::agent::core::{ChannelNumber, ConsumerNumber};
 
@@ -61,6 +64,11 @@ pub struct Broker {
     /// What is to be told, in order.
     pub replies: Vec<(ConnectionId, Reply)>,
     turn: usize,
+    /// Messages that are not on the disk yet, with the confirms that wait for it.
+    unwritten: BTreeMap<u64, Option<(ConnectionId, Reply)>>,
+    /// Messages whose acknowledgements are not on the disk yet.
+    unwritten_acks: Vec<(QueueName, Message)>,
+    next_message: u64,
     next_tag: u64,
     next_connection: u64,
 }
@@ -181,11 +189,9 @@ impl Broker {
         self.queues.get(queue).map_or(0, VecDeque::len)
     }
 
-    /// Messages ready in the queues of batches that somebody works for. (In another, a message of a dispatch that is over
-    /// may stay until somebody does: then it is returned.)
-    pub fn waiting_tasks(&self) -> usize {
-        let consumed: BTreeSet<&QueueName> = self.subscriptions().collect();
-        consumed.into_iter().map(|name| self.depth(name)).sum()
+    /// The queues that somebody consumes.
+    pub fn consumed(&self) -> BTreeSet<&QueueName> {
+        self.subscriptions().collect()
     }
 
     /// Takes up to so many messages; to be acknowledged under the tags answered.
@@ -222,7 +228,9 @@ impl Broker {
             && let Some(channel) = connection.channels.get_mut(&ChannelNumber(0))
         {
             for tag in tags {
-                channel.unacked.remove(tag);
+                if let Some((queue, message, _)) = channel.unacked.remove(tag) {
+                    self.unwritten_acks.push((queue, message));
+                }
             }
         }
     }
@@ -247,20 +255,67 @@ impl Broker {
         }
     }
 
-    /// The broker goes down: every connection is gone. `wiped`: so is everything that it kept.
-    pub fn crash(&mut self, wiped: bool) {
+    /// True while something is not on the disk.
+    pub fn has_unwritten(&self) -> bool {
+        !(self.unwritten.is_empty() && self.unwritten_acks.is_empty())
+    }
+
+    /// Everything is on the disk now: it is confirmed.
+    pub fn write(&mut self) {
+        self.unwritten_acks.clear();
+        for (id, confirm) in std::mem::take(&mut self.unwritten).into_values().flatten() {
+            if self.connections.contains_key(&id) {
+                self.replies.push((id, confirm));
+            }
+        }
+    }
+
+    /// Messages that stand in a queue or are held by a connection unacknowledged.
+    pub fn messages(&self) -> impl Iterator<Item = (&QueueName, &Message)> {
+        let waiting = self
+            .queues
+            .iter()
+            .flat_map(|(name, messages)| messages.iter().map(move |message| (name, message)));
+        let held = self
+            .connections
+            .values()
+            .flat_map(|connection| connection.channels.values())
+            .flat_map(|channel| channel.unacked.values())
+            .map(|(name, message, _)| (name, message));
+        waiting.chain(held)
+    }
+
+    /// The broker goes down: every connection is gone. `wiped`: so is everything that it kept; else what it had not written
+    /// may be lost, each message and each acknowledgement for itself.
+    pub fn crash(&mut self, wiped: bool, random: &mut SmallRng) {
         let ids: Vec<ConnectionId> = self.connections.keys().copied().collect();
         for id in ids {
             self.disconnect(id);
         }
         self.replies.clear();
         self.up = false;
+        let unwritten = std::mem::take(&mut self.unwritten);
+        let acked = std::mem::take(&mut self.unwritten_acks);
         if wiped {
             self.queues.clear();
         }
-        // What comes back after a crash is taken for delivered before, whether it was or not (RabbitMQ's classic queues).
-        for message in self.queues.values_mut().flatten() {
-            message.redelivered = true;
+        for (queue, mut message) in acked {
+            if random.random()
+                && let Some(messages) = self.queues.get_mut(&queue)
+            {
+                message.redelivered = true;
+                messages.push_back(message);
+            }
+        }
+        for messages in self.queues.values_mut() {
+            messages.retain(|message| !unwritten.contains_key(&message.number) || random.random());
+            messages
+                .make_contiguous()
+                .sort_unstable_by_key(|message| message.number);
+            // Classic queues take what comes back for delivered before, whether it was or not; quorum queues know.
+            for message in messages {
+                message.redelivered |= random.random::<bool>();
+            }
         }
     }
 
@@ -295,23 +350,43 @@ impl Broker {
                 if on.is_some_and(|on| !connection.channels.contains_key(&on)) {
                     return;
                 }
-                self.push(&QueueName::State, Body::State(message));
-                self.replies.push((id, Reply::Confirmed(publication)));
+                let confirm = (id, Reply::Confirmed(publication));
+                self.push(&QueueName::State, Body::State(message), Some(confirm));
             }
             Request::Output(attempt) => {
-                self.push(&QueueName::Output, Body::Output(attempt));
-                self.replies.push((id, Reply::OutputConfirmed(attempt)));
+                let confirm = (id, Reply::OutputConfirmed(attempt));
+                self.push(&QueueName::Output, Body::Output(attempt), Some(confirm));
             }
-            Request::Beat(beat) => self.push(&QueueName::Heartbeat, Body::Beat(beat)),
-            Request::Marker(marker) => self.push(&QueueName::State, Body::Marker(marker)),
+            Request::Beat(beat) => self.push(&QueueName::Heartbeat, Body::Beat(beat), None),
+            Request::Marker(marker) => self.push(&QueueName::State, Body::Marker(marker), None),
+            Request::ConfirmedMarker(marker) => {
+                let confirm = (id, Reply::MarkerConfirmed);
+                self.push(&QueueName::State, Body::Marker(marker), Some(confirm));
+            }
             Request::Task(task) => {
                 let queue = QueueName::Batch(task.batch.clone());
                 let stored = self.queues.contains_key(&queue);
+                let body = Body::Task(Arc::clone(&task));
+                let answer = (id, Reply::TaskAnswered { task, stored });
                 if stored {
-                    self.push(&queue, Body::Task(Arc::clone(&task)));
+                    self.push(&queue, body, Some(answer));
+                } else {
+                    self.replies.push(answer);
                 }
-                self.replies
-                    .push((id, Reply::TaskAnswered { task, stored }));
+            }
+            Request::Get { queue, most } => {
+                let taken = self.take(id, &queue, most);
+                self.replies.push((id, Reply::Got(taken)));
+            }
+            Request::Settle(tags) => self.settle(id, &tags),
+            Request::Declare(batch) => {
+                self.declare(&batch);
+                let depth = self.depth(&QueueName::Batch(batch));
+                self.replies.push((id, Reply::Declared(depth)));
+            }
+            Request::DeleteIdle(batch) => {
+                self.delete_idle(&batch);
+                self.replies.push((id, Reply::Deleted));
             }
             Request::Control { worker, message } => {
                 if let Some(to) = self.control_queue(&worker) {
@@ -326,11 +401,13 @@ impl Broker {
                 let Some(channel) = connection.channels.get_mut(&channel) else {
                     return;
                 };
-                if let Some((_, _, consumer)) = channel.unacked.remove(&tag)
-                    && let Some(subscription) = &mut channel.subscription
-                    && consumer == Some(subscription.consumer)
-                {
-                    subscription.unacked -= 1;
+                if let Some((queue, message, consumer)) = channel.unacked.remove(&tag) {
+                    self.unwritten_acks.push((queue, message));
+                    if let Some(subscription) = &mut channel.subscription
+                        && consumer == Some(subscription.consumer)
+                    {
+                        subscription.unacked -= 1;
+                    }
                 }
                 debug_assert!(!reject, "every message of the simulation can be read");
             }
@@ -382,13 +459,17 @@ impl Broker {
         self.deliver();
     }
 
-    fn push(&mut self, queue: &QueueName, body: Body) {
+    fn push(&mut self, queue: &QueueName, body: Body, confirm: Option<(ConnectionId, Reply)>) {
+        self.next_message += 1;
+        let number = self.next_message;
         let message = Message {
             body,
             redelivered: false,
+            number,
         };
         if let Some(messages) = self.queues.get_mut(queue) {
             messages.push_back(message);
+            self.unwritten.insert(number, confirm);
         }
     }
 

@@ -12,8 +12,11 @@ use scitq_shared::Timestamp;
 use scitq_shared::ids::{AttemptId, DispatchId, Epoch, IncarnationId, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::AttemptReport;
+use scitq_shared::task::TaskStatus;
 use scitq_shared::transition::{AttemptState, TaskState};
 use scitq_shared::worker::DesiredState;
+
+use crate::mutant::Mutant;
 
 /// A task.
 #[derive(Clone, Debug)]
@@ -24,9 +27,11 @@ pub struct Task {
     pub priority: i32,
     /// Where it stands.
     pub state: TaskState,
+    /// Retries that it had in the beginning.
+    pub retries: u16,
     /// Retries left.
     pub retries_left: u16,
-    /// Revision of its definition; every change was answered to whoever made it.
+    /// Revision of its definition.
     pub revision: Revision,
     dispatched_at: Duration,
 }
@@ -62,9 +67,14 @@ pub struct Worker {
     /// True when its lease has expired.
     pub lost: bool,
     departed: bool,
-    /// Since when it has another incarnation.
-    earlier_from: Option<Duration>,
+    /// How often its directory's agent had started when it last said hello.
+    pub boots: u32,
+    /// The start of its agent that is to be the last.
+    pub restart: Option<u32>,
 }
+
+/// How far all clocks are ahead of the beginning of time when a schedule begins: they may jump back.
+pub const BEGINNING: Duration = Duration::from_secs(1_000_000);
 
 /// The whole database.
 #[derive(Debug, Default)]
@@ -78,8 +88,18 @@ pub struct Database {
     pub attempts: BTreeMap<AttemptId, Attempt>,
     /// Workers.
     pub workers: BTreeMap<WorkerName, Worker>,
+    /// Earlier lives of workers' directories, and when they were last heard of.
+    former: BTreeMap<(WorkerName, IncarnationId), Duration>,
     outputs: BTreeSet<AttemptId>,
+    /// Batches of which nothing is dispatched.
+    pub paused: BTreeSet<BatchName>,
+    /// How many tasks of each batch are in each status, kept with each change.
+    pub counters: BTreeMap<BatchName, BTreeMap<TaskStatus, i64>>,
+    /// How far its clock is ahead of the beginning.
+    ahead: Duration,
     last_task: i64,
+    /// What is broken about it.
+    pub mutant: Option<Mutant>,
 }
 
 /// Why a call failed.
@@ -107,8 +127,46 @@ impl Database {
     pub fn new() -> Self {
         Self {
             up: true,
+            ahead: BEGINNING,
             ..Self::default()
         }
+    }
+
+    /// Its clock at a moment.
+    fn clock(&self, now: Duration) -> Duration {
+        self.ahead + now
+    }
+
+    /// Its clock jumps.
+    pub fn move_clock(&mut self, forward: bool, by: Duration) {
+        self.ahead = if forward {
+            self.ahead + by
+        } else {
+            self.ahead.saturating_sub(by)
+        };
+    }
+
+    fn count(&mut self, batch: &BatchName, status: TaskStatus, delta: i64) {
+        let of = self.counters.entry(batch.clone()).or_default();
+        *of.entry(status).or_default() += delta;
+    }
+
+    /// A task goes to another state, and the counters with it.
+    fn moved(&mut self, id: TaskId, to: TaskState) {
+        let Some(task) = self.tasks.get_mut(&id) else {
+            return;
+        };
+        let from = std::mem::replace(&mut task.state, to).status();
+        let batch = task.batch.clone();
+        if self.mutant != Some(Mutant::MiscountsTasks) || from != TaskStatus::Running {
+            self.count(&batch, from, -1);
+        }
+        self.count(&batch, to.status(), 1);
+    }
+
+    /// A task becomes pending by an order of nobody.
+    pub fn force_pending(&mut self, id: TaskId) {
+        self.moved(id, TaskState::Pending);
     }
 
     fn fence(&self, epoch: Epoch) -> Result<(), Refused> {

@@ -1,4 +1,4 @@
-//! What goes wrong, and what people change meanwhile.
+//! What goes wrong.
 
 use std::time::Duration;
 
@@ -38,10 +38,12 @@ pub enum Fault {
     QueueDestroyed,
     /// The clock of a machine jumps.
     ClockJumped,
+    /// The clock of the database jumps, ahead or back.
+    DatabaseClockJumped,
 }
 
 /// All kinds, the frequent ones several times.
-const FAULTS: [Fault; 18] = [
+const FAULTS: [Fault; 20] = [
     Fault::WorkerCut,
     Fault::WorkerCut,
     Fault::LeaderCut,
@@ -60,6 +62,8 @@ const FAULTS: [Fault; 18] = [
     Fault::ChannelClosed,
     Fault::QueueDestroyed,
     Fault::ClockJumped,
+    Fault::DatabaseClockJumped,
+    Fault::BrokerCrashed,
 ];
 
 /// A broker notices a silent connection within two heartbeats.
@@ -129,7 +133,8 @@ impl World {
                 let up = self.broker.up;
                 if up {
                     self.tell_of_crash();
-                    self.broker.crash(fault == Fault::BrokerWiped);
+                    let wiped = fault == Fault::BrokerWiped;
+                    self.broker.crash(wiped, &mut self.random);
                     self.at(back, Event::BrokerStarts);
                 }
                 up
@@ -155,6 +160,13 @@ impl World {
                 self.move_clock(worker, by);
                 true
             }
+            Fault::DatabaseClockJumped => {
+                let forward = self.random.random();
+                let most = if forward { 100_000 } else { 300 };
+                let by = Duration::from_secs(self.random.random_range(0..most));
+                self.database.move_clock(forward, by);
+                true
+            }
         };
         if struck {
             *self.faults.entry(fault).or_default() += 1;
@@ -172,95 +184,6 @@ impl World {
         for (id, client) in connections {
             let notices = self.milliseconds(0..500);
             self.at(notices, Event::ClientNotices(client, id));
-        }
-    }
-
-    /// Somebody changes something.
-    pub(crate) fn steer(&mut self) {
-        let worker = self.random.random_range(0..self.workers.len());
-        let name = self.workers[worker].name.clone();
-        match self.random.random_range(0..5) {
-            0 => {
-                let paused = self.random.random();
-                self.database
-                    .change(&name, |desired| desired.paused = paused);
-                self.nudge_worker(&name);
-            }
-            1 => {
-                let batch = self.any_batch();
-                self.database.change(&name, |desired| desired.batch = batch);
-                self.nudge_worker(&name);
-            }
-            2 => {
-                let (concurrency, prefetch) = (
-                    self.random.random_range(0..=4),
-                    self.random.random_range(0..=3),
-                );
-                self.database.change(&name, |desired| {
-                    desired.concurrency = concurrency;
-                    desired.prefetch = prefetch;
-                });
-                self.nudge_worker(&name);
-            }
-            _ => {
-                let tasks: Vec<_> = self.database.tasks.keys().copied().collect();
-                for task in tasks {
-                    if self.random.random_ratio(1, 3) {
-                        self.database.rewrite(task);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Peace: everyone is there and may work, and somebody works for each batch.
-    pub(crate) fn settle(&mut self) {
-        for worker in 0..self.workers.len() {
-            self.at(Duration::from_secs(25), Event::WorkerStarts(worker));
-        }
-        for server in 0..self.servers.len() {
-            self.at(Duration::from_secs(25), Event::ServerStarts(server));
-        }
-        let mut open: Vec<_> = self.unfinished_batches().into_iter().collect();
-        if open.is_empty() {
-            open.clone_from(&self.batches);
-        }
-        for index in 0..self.workers.len() {
-            let name = self.workers[index].name.clone();
-            let batch = open[index % open.len()].clone();
-            let wanted = self.database.workers.get(&name).map(|it| &it.desired);
-            let fits = wanted.is_some_and(|it| {
-                !it.paused && it.concurrency > 0 && (it.batch == batch || open.contains(&it.batch))
-            });
-            if !fits || open.len() > self.workers.len() {
-                self.database.change(&name, |desired| {
-                    desired.paused = false;
-                    desired.concurrency = desired.concurrency.max(1);
-                    desired.batch = batch;
-                });
-                self.nudge_worker(&name);
-            }
-        }
-        if self.workers.len() > 1 && open.len() > 1 {
-            self.spread(&open);
-        }
-        self.at(Duration::from_mins(1), Event::Settle);
-    }
-
-    /// One worker at least for each batch that has work.
-    fn spread(&mut self, open: &[scitq_shared::names::BatchName]) {
-        for (index, batch) in open.iter().enumerate() {
-            let name = self.workers[index % self.workers.len()].name.clone();
-            let has = self
-                .database
-                .workers
-                .get(&name)
-                .map(|it| it.desired.batch.clone());
-            if has.as_ref() != Some(batch) {
-                let batch = batch.clone();
-                self.database.change(&name, |desired| desired.batch = batch);
-                self.nudge_worker(&name);
-            }
         }
     }
 }

@@ -22,6 +22,7 @@ mod faults;
 mod ledger;
 mod mutant;
 mod server;
+mod steering;
 mod worker;
 mod world;
 

@@ -25,11 +25,35 @@ pub enum Mutant {
     BypassesStateQueue,
     /// A worker runs a dispatch with the definition that it first saw of the task (D8).
     RunsOldRevisions,
+    /// A change of tasks is made although their dispatches are still out (D8).
+    RecallsNothing,
+    /// The answer to a change does not name what is still out (D8).
+    ConfirmsEverything,
+    /// After a change its batch stays barred (D4).
+    BarsForEver,
+    /// A lease ends by the database's clock alone (D7).
+    TrustsOneClock,
+    /// The last event of each batch is applied, and not acknowledged.
+    LeavesMessages,
+    /// A worker keeps the directories of attempts that the server has.
+    KeepsDirectories,
+    /// The end of a process that was killed is not told to its agent.
+    HidesKilledProcesses,
+    /// The ends of processes are written down with the wrong time.
+    MisdatesEnds,
+    /// All exits are written down as 0.
+    WhitewashesExits,
+    /// The starts of processes are not written down.
+    OmitsStarts,
+    /// A task that leaves `running` is still counted there.
+    MiscountsTasks,
+    /// Retries are not used up.
+    KeepsRetries,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 23] = [
         Self::StartsUnconfirmed,
         Self::ForgetsRedelivery,
         Self::AcksBeforeCommit,
@@ -41,5 +65,44 @@ impl Mutant {
         Self::TrustsReturns,
         Self::BypassesStateQueue,
         Self::RunsOldRevisions,
+        Self::RecallsNothing,
+        Self::ConfirmsEverything,
+        Self::BarsForEver,
+        Self::TrustsOneClock,
+        Self::LeavesMessages,
+        Self::KeepsDirectories,
+        Self::HidesKilledProcesses,
+        Self::MisdatesEnds,
+        Self::WhitewashesExits,
+        Self::OmitsStarts,
+        Self::MiscountsTasks,
+        Self::KeepsRetries,
     ];
+
+    /// Words of the violation that it must lead to in one schedule or another: the invariant that it breaks.
+    pub fn breaks(self) -> &'static str {
+        match self {
+            Self::StartsUnconfirmed
+            | Self::ForgetsRedelivery
+            | Self::BelievesInAbsence
+            | Self::BypassesStateQueue
+            | Self::TrustsReturns => "is alive and not lost",
+            Self::AcksBeforeCommit => "stays",
+            Self::CallsNoRoll | Self::BarsForEver => "does not end",
+            Self::ForgetsOutput => "the output of attempt",
+            Self::OverratesInventories | Self::PublishesBeforeCommit => "task",
+            Self::RunsOldRevisions | Self::RecallsNothing | Self::ConfirmsEverything => {
+                "starts with revision"
+            }
+            Self::TrustsOneClock => "is lost, and was heard",
+            Self::LeavesMessages => "stays in the queue",
+            Self::KeepsDirectories => "keeps the directory",
+            Self::HidesKilledProcesses => "occupy slots for nothing",
+            Self::MisdatesEnds => "ended at",
+            Self::WhitewashesExits => "the history says",
+            Self::OmitsStarts => "without a start",
+            Self::MiscountsTasks => "are counted",
+            Self::KeepsRetries => "retries",
+        }
+    }
 }

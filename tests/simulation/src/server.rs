@@ -1,6 +1,7 @@
 //! A server: the real dispatcher, projection and inventories, with the shell around them as short as it can be.
 
 mod events;
+mod leases;
 mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,6 +13,7 @@ use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::TaskMessage;
 use uuid::Uuid;
 
+use self::leases::Listening;
 use crate::broker::{Client, ConnectionId, Message, Reply};
 use crate::world::{Event, World};
 
@@ -30,10 +32,38 @@ enum Step {
         assigned: usize,
         pending_left: bool,
     },
+    TakeBack {
+        batch: BatchName,
+        taken: Vec<(u64, Message)>,
+    },
     Settle {
         batch: BatchName,
         tags: Vec<u64>,
         dispatches: usize,
+    },
+    Counted {
+        batch: BatchName,
+        age: Duration,
+        depth: usize,
+    },
+}
+
+/// What the dispatcher's shell waits for: it does nothing else meanwhile.
+#[derive(Debug)]
+enum Awaited {
+    Declared,
+    Deleted,
+    Got {
+        batch: BatchName,
+    },
+    Confirm {
+        batch: BatchName,
+        tags: Vec<u64>,
+        dispatches: usize,
+    },
+    Depth {
+        batch: BatchName,
+        age: Duration,
     },
 }
 
@@ -49,11 +79,13 @@ struct Term {
     inputs: VecDeque<Input>,
     steps: VecDeque<Step>,
     stepping: bool,
+    awaited: Option<Awaited>,
     reading_now: bool,
     taken: Option<Taken>,
     acks: Vec<u64>,
     withdrawn: usize,
     markers: BTreeMap<Uuid, MarkerNumber>,
+    listening: Listening,
     ended_since: BTreeMap<AttemptId, Duration>,
     wakes_at: Option<Duration>,
 }
@@ -83,6 +115,13 @@ impl Server {
 
     pub(crate) fn commands_by(&self, id: ConnectionId) -> bool {
         self.term.as_ref().is_some_and(|term| term.commanding == id)
+    }
+
+    /// Batches that its dispatcher bars.
+    pub(crate) fn barred(&self, now: Duration) -> Vec<BatchName> {
+        let term = self.term.iter();
+        term.flat_map(|term| term.core.barred(now.saturating_sub(term.began)))
+            .collect()
     }
 
     /// The connections of its term: the one it commands by, the one it reads by.
@@ -186,7 +225,6 @@ impl World {
         let Some(reading) = self.broker.connect(client, self.now) else {
             return false;
         };
-        self.database.forgive_silence(self.now);
         self.next_term += 1;
         let number = self.next_term;
         let loads = self.database.dispatchable();
@@ -200,15 +238,25 @@ impl World {
             inputs: VecDeque::from([Input::Loaded { loads }]),
             steps: VecDeque::new(),
             stepping: false,
+            awaited: None,
             reading_now: false,
             taken: None,
             acks: Vec::new(),
             withdrawn: 0,
             markers: BTreeMap::new(),
+            listening: Listening::default(),
             ended_since: BTreeMap::new(),
             wakes_at: None,
         });
+        // What is to be changed stands in the database until it is.
+        for change in self.changes.values() {
+            let input = change.input();
+            if let Some(term) = &mut self.servers[index].term {
+                term.inputs.push_back(input);
+            }
+        }
         self.keep_stepping(index);
+        self.listen(index);
         self.at(OFFLINE_AFTER, Event::ServerChecksSilence(index, number));
         true
     }
@@ -237,7 +285,7 @@ impl World {
         }
     }
 
-    fn dispatcher_hears(&mut self, index: usize, input: Input) {
+    pub(crate) fn dispatcher_hears(&mut self, index: usize, input: Input) {
         if let Some(term) = &mut self.servers[index].term {
             term.inputs.push_back(input);
             self.keep_stepping(index);
@@ -248,6 +296,7 @@ impl World {
         let delay = self.milliseconds(0..4);
         if let Some(term) = &mut self.servers[index].term
             && !term.stepping
+            && term.awaited.is_none()
             && !(term.inputs.is_empty() && term.steps.is_empty())
         {
             term.stepping = true;
@@ -269,9 +318,48 @@ impl World {
                 task: task.task,
                 dispatch: task.dispatch,
             },
+            Reply::Declared(depth) => {
+                return self.answered(index, |awaited| match awaited {
+                    Awaited::Depth { batch, age } => Some(Step::Counted { batch, age, depth }),
+                    _ => None,
+                });
+            }
+            Reply::Got(taken) => {
+                return self.answered(index, |awaited| match awaited {
+                    Awaited::Got { batch } => Some(Step::TakeBack { batch, taken }),
+                    _ => None,
+                });
+            }
+            Reply::MarkerConfirmed => {
+                return self.answered(index, |awaited| match awaited {
+                    Awaited::Confirm {
+                        batch,
+                        tags,
+                        dispatches,
+                    } => Some(Step::Settle {
+                        batch,
+                        tags,
+                        dispatches,
+                    }),
+                    _ => None,
+                });
+            }
+            Reply::Deleted => return self.answered(index, |_| None),
             _ => return,
         };
         self.dispatcher_hears(index, input);
+    }
+
+    /// What the dispatcher waited for has come.
+    fn answered(&mut self, index: usize, next: impl FnOnce(Awaited) -> Option<Step>) {
+        if let Some(term) = &mut self.servers[index].term
+            && let Some(awaited) = term.awaited.take()
+        {
+            if let Some(step) = next(awaited) {
+                term.steps.push_front(step);
+            }
+            self.keep_stepping(index);
+        }
     }
 
     pub(crate) fn server_wakes(&mut self, index: usize, number: u64) {

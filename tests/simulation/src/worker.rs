@@ -20,7 +20,7 @@ use scitq_worker::agent::core::{
 };
 
 use crate::broker::{ConnectionId, Request};
-use crate::database::wall;
+use crate::database::{BEGINNING, wall};
 use crate::mutant::Mutant;
 use crate::world::{Event, World};
 
@@ -92,6 +92,11 @@ impl Worker {
         Some(self.stopped_until).filter(|until| now < *until)
     }
 
+    /// What its clock shows.
+    pub(crate) fn clock(&self, now: Duration) -> Duration {
+        now + self.clock_offset
+    }
+
     /// Attempts that its agent holds.
     pub(crate) fn held(&self) -> usize {
         self.agent.as_ref().map_or(0, |agent| agent.core.held())
@@ -115,7 +120,7 @@ impl World {
             agent: None,
             boot: 0,
             stopped_until: Duration::ZERO,
-            clock_offset: Duration::ZERO,
+            clock_offset: BEGINNING,
             processes: BTreeMap::new(),
             first_seen: BTreeMap::new(),
         }
@@ -181,7 +186,7 @@ impl World {
 
     /// What an agent makes of what it finds: it adopts what runs, unless the keeper of the processes is gone, too.
     fn recover(&mut self, index: usize) -> Vec<Recovered> {
-        let now = self.now;
+        let now = self.workers[index].clock(self.now);
         let keeper_gone = self.random.random_ratio(1, 8);
         let worker = &mut self.workers[index];
         if keeper_gone {
@@ -249,7 +254,7 @@ impl World {
     }
 
     pub(crate) fn move_clock(&mut self, index: usize, by: Duration) {
-        self.workers[index].clock_offset = by;
+        self.workers[index].clock_offset += by;
     }
 
     pub(crate) fn drain_worker(&mut self, index: usize) -> bool {
@@ -385,6 +390,9 @@ impl World {
                 self.kill(index, attempt, outcome);
             }
             Effect::Restart => {
+                if self.random.random_ratio(1, 8) {
+                    return inputs.push_back(Input::RestartFailed);
+                }
                 self.agent_dies(index);
                 let delay = self.milliseconds(10..500);
                 self.at(delay, Event::WorkerStarts(index));
@@ -395,7 +403,9 @@ impl World {
             }
             Effect::Discard { attempt } => {
                 agent.outputs.remove(&attempt);
-                self.workers[index].disk.attempts.remove(&attempt);
+                if self.mutant != Some(Mutant::KeepsDirectories) {
+                    self.workers[index].disk.attempts.remove(&attempt);
+                }
             }
             Effect::Persist(desired) => self.workers[index].disk.desired = Some(desired),
             Effect::End => {

@@ -1,11 +1,13 @@
 //! Everything of one schedule: the parts, what is on its way between them, and the clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
+use scitq_server::dispatch::core::RecallNumber;
 use scitq_shared::ids::{AttemptId, TaskId};
 use scitq_shared::names::BatchName;
 
@@ -15,6 +17,7 @@ use crate::faults::Fault;
 use crate::ledger::Ledger;
 use crate::mutant::Mutant;
 use crate::server::Server;
+use crate::steering::Change;
 use crate::worker::Worker;
 
 /// What happens at a moment.
@@ -25,6 +28,7 @@ pub(crate) enum Event {
     BrokerNotices(ConnectionId),
     ClientNotices(Client, ConnectionId),
     BrokerStarts,
+    BrokerWrites,
     DatabaseReturns,
     WorkerStarts(usize),
     WorkerConnects(usize, u64),
@@ -39,6 +43,7 @@ pub(crate) enum Event {
     ServerAcks(usize, u64),
     ServerWakes(usize, u64),
     ServerChecksSilence(usize, u64),
+    ServerChecksLeases(usize, u64),
     Submit,
     Steer,
     Strike(Fault),
@@ -62,6 +67,10 @@ pub struct Outcome {
     pub events: u64,
     /// Simulated time.
     pub lasted: Duration,
+    /// Changes of tasks that were answered.
+    pub changed: u32,
+    /// Those of them whose earlier dispatch was named as still out.
+    pub unconfirmed: u32,
     /// What must not have happened.
     pub violation: Option<String>,
 }
@@ -84,8 +93,23 @@ pub(crate) struct World {
     pub(crate) next_term: u64,
     pub(crate) violation: Option<String>,
     pub(crate) tracing: bool,
+    /// Changes that stand in the database and are not made yet.
+    pub(crate) changes: BTreeMap<RecallNumber, Change>,
+    pub(crate) last_change: u64,
+    /// True while the broker is about to write to its disk.
+    broker_writes: bool,
     hasher: DefaultHasher,
     events: u64,
+}
+
+/// Takes text in without keeping it.
+struct HashText<'a>(&'a mut DefaultHasher);
+
+impl std::fmt::Write for HashText<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
+    }
 }
 
 /// When a schedule must have come to rest after the last fault.
@@ -119,9 +143,13 @@ impl World {
             next_term: 0,
             violation: None,
             tracing,
+            changes: BTreeMap::new(),
+            last_change: 0,
+            broker_writes: false,
             hasher: DefaultHasher::new(),
             events: 0,
         };
+        world.database.mutant = mutant;
         world.prepare();
         world
     }
@@ -146,7 +174,7 @@ impl World {
             let delay = self.milliseconds(0..60_000);
             self.at(delay, Event::Submit);
         }
-        for _ in 0..self.random.random_range(0..=6) {
+        for _ in 0..self.random.random_range(0..=10) {
             let delay = self.milliseconds(0..80_000);
             self.at(delay, Event::Steer);
         }
@@ -163,11 +191,14 @@ impl World {
         while let Some(((at, number), event)) = self.agenda.pop_first() {
             self.now = at;
             self.events += 1;
-            (at, number, std::mem::discriminant(&event)).hash(&mut self.hasher);
+            (at, number).hash(&mut self.hasher);
+            // Everything that an event carries, without making text of it first.
+            let _ = write!(HashText(&mut self.hasher), "{event:?}");
             if self.tracing {
                 println!("{:>10.3} {event:?}", at.as_secs_f64());
             }
             self.handle(event);
+            self.broker_will_write();
             self.carry_replies();
             self.wake_readers();
             if self.violation.is_some() {
@@ -186,6 +217,8 @@ impl World {
         let lost = self.database.attempts.values().filter(|it| it.was_lost);
         Outcome {
             lost: lost.count(),
+            changed: self.ledger.changed.0,
+            unconfirmed: self.ledger.changed.1,
             faults: self.faults,
             tasks: self.database.tasks.len(),
             starts: self.ledger.all_starts(),
@@ -218,6 +251,10 @@ impl World {
                 }
             },
             Event::BrokerStarts => self.broker.up = true,
+            Event::BrokerWrites => {
+                self.broker_writes = false;
+                self.broker.write();
+            }
             Event::DatabaseReturns => self.database.up = true,
             Event::WorkerStarts(index) => self.worker_starts(index),
             Event::WorkerConnects(index, boot) => self.worker_connects(index, boot),
@@ -232,11 +269,27 @@ impl World {
             Event::ServerAcks(index, term) => self.server_acks(index, term),
             Event::ServerWakes(index, term) => self.server_wakes(index, term),
             Event::ServerChecksSilence(index, term) => self.server_checks_silence(index, term),
+            Event::ServerChecksLeases(index, term) => self.server_checks_leases(index, term),
             Event::Submit => self.submit(),
             Event::Steer => self.steer(),
             Event::Strike(fault) => self.strike(fault),
             Event::Settle => self.settle(),
         }
+    }
+
+    /// The broker writes to its disk soon, or now and then not so soon.
+    fn broker_will_write(&mut self) {
+        if self.broker_writes || !self.broker.has_unwritten() {
+            return;
+        }
+        self.broker_writes = true;
+        let longest = if self.random.random_ratio(1, 20) {
+            500
+        } else {
+            8
+        };
+        let delay = self.milliseconds(0..longest);
+        self.at(delay, Event::BrokerWrites);
     }
 
     fn submit(&mut self) {

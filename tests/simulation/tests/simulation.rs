@@ -50,13 +50,15 @@ fn nothing_is_lost_whatever_happens() {
     let all: u64 = struck.iter().map(|times| u64::from(*times)).sum();
     let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(|(_, it)| of(it)).sum::<u64>();
     println!(
-        "{} schedules in {:.1} s: {} tasks, {} starts, {} attempts lost, {} events",
+        "{} schedules in {:.1} s: {} tasks, {} starts, {} attempts lost, {} events; {} changes of tasks, {} of them unconfirmed",
         outcomes.len(),
         began.elapsed().as_secs_f64(),
         sum(|it| it.tasks as u64),
         sum(|it| u64::from(it.starts)),
         sum(|it| it.lost as u64),
         sum(|it| it.events),
+        sum(|it| u64::from(it.changed)),
+        sum(|it| u64::from(it.unconfirmed)),
     );
     println!(
         "faults that struck in a schedule: mean {:.1}, median {}",
@@ -102,7 +104,9 @@ fn every_mutant_is_noticed() {
         let search = move || {
             (0..NOTICED_WITHIN).find_map(|seed| {
                 let outcome = run(seed, Some(mutant), false);
-                outcome.violation.map(|violation| (seed, violation))
+                let breaks = |violation: &String| violation.contains(mutant.breaks());
+                let violation = outcome.violation.filter(breaks);
+                violation.map(|violation| (seed, violation))
             })
         };
         (mutant, std::thread::spawn(search))

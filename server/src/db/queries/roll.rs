@@ -8,12 +8,18 @@ use scitq_shared::names::BatchName;
 use super::statement::Statement;
 use super::{Pool, dialect};
 use crate::db::value::parse;
-use crate::db::{DbError, Unaccepted};
+use crate::db::{DbError, Surplus, Unaccepted};
 
 #[derive(diesel::QueryableByName)]
 struct DispatchIdRow {
     #[diesel(sql_type = Text)]
     dispatch_id: String,
+}
+
+#[derive(diesel::QueryableByName)]
+struct CountRow {
+    #[diesel(sql_type = BigInt)]
+    tasks: i64,
 }
 
 /// The oldest of the dispatches, as many as there are more than messages in the queue.
@@ -22,8 +28,13 @@ pub(in crate::db) async fn dispatches_beyond(
     batch: &BatchName,
     age: Duration,
     depth: u64,
-) -> Result<Vec<DispatchId>, DbError> {
+) -> Result<Surplus, DbError> {
     let mut conn = pool.reader().await?;
+    let statement =
+        Statement::new("SELECT tasks FROM batch_counter WHERE status = 'assigned' AND batch = ")
+            .text(batch.as_str());
+    let counted: Vec<CountRow> = statement.read(&mut conn).await?;
+    let assigned = counted.first().map_or(0, |row| row.tasks);
     let (before, behind) = dialect::MILLISECONDS_AGO;
     let number = |number: u128| i64::try_from(number).unwrap_or(i64::MAX);
     let statement = Statement::new("SELECT dispatch_id FROM task WHERE batch = ")
@@ -37,9 +48,13 @@ pub(in crate::db) async fn dispatches_beyond(
         .sql(" OFFSET ")
         .number(number(u128::from(depth)));
     let rows: Vec<DispatchIdRow> = statement.read(&mut conn).await?;
-    rows.iter()
-        .map(|row| parse("task.dispatch_id", &row.dispatch_id))
-        .collect()
+    let surplus = rows
+        .iter()
+        .map(|row| parse("task.dispatch_id", &row.dispatch_id));
+    Ok(Surplus {
+        surplus: surplus.collect::<Result<_, _>>()?,
+        assigned: usize::try_from(assigned).unwrap_or(0),
+    })
 }
 
 #[derive(diesel::QueryableByName)]

@@ -7,11 +7,26 @@ use scitq_shared::ids::{DispatchId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::worker::DesiredState;
 
-use crate::db::{BatchLoad, Capacity};
+use crate::db::{BatchLoad, Capacity, Unstarted};
 
 /// A marker of this dispatcher in the state queue; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MarkerNumber(pub u64);
+
+/// A change of tasks that are not to start as they are; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecallNumber(pub u64);
+
+/// A dispatch that could not be taken back in time: it may start as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Out {
+    /// Its task.
+    pub task: TaskId,
+    /// The dispatch.
+    pub dispatch: DispatchId,
+    /// The workers that may have it.
+    pub holders: BTreeSet<WorkerName>,
+}
 
 /// Which dispatches the database is asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,9 +76,9 @@ pub enum Input {
         /// The batch.
         batch: BatchName,
     },
-    /// Dispatches were accepted or came back.
+    /// Dispatches were accepted or came back, or accepted ones have started.
     Room {
-        /// How many, by batch.
+        /// How many have left the window, by batch.
         room: BTreeMap<BatchName, usize>,
     },
     /// What a claim came to: so many dispatches are committed and given to the broker.
@@ -118,6 +133,8 @@ pub enum Input {
         batch: BatchName,
         /// The oldest dispatches, as many as there are more of that age than messages in the queue.
         surplus: Vec<DispatchId>,
+        /// All dispatches that are not accepted, whatever their age.
+        assigned: usize,
     },
     /// Answer to [`Effect::List`].
     Listed {
@@ -136,6 +153,35 @@ pub enum Input {
         worker: WorkerName,
         /// The dispatches.
         dispatches: Vec<DispatchId>,
+    },
+    /// Tasks are to be changed: what is dispatched of them is to be taken back first (D4, D8).
+    Recall {
+        /// Names the change.
+        recall: RecallNumber,
+        /// Their batch.
+        batch: BatchName,
+        /// The tasks.
+        tasks: BTreeSet<TaskId>,
+    },
+    /// Answer to [`Effect::ListUnstarted`].
+    Unstarted {
+        /// The batch.
+        batch: BatchName,
+        /// For which change it was asked.
+        recall: RecallNumber,
+        /// Its dispatches that have not started.
+        unstarted: Vec<Unstarted>,
+        /// All workers that may have got them.
+        workers: BTreeSet<WorkerName>,
+    },
+    /// Answer to [`Effect::Change`]: the change is made, or could not be made.
+    Changed {
+        /// The batch.
+        batch: BatchName,
+        /// The change.
+        recall: RecallNumber,
+        /// Other batches that have newly pending tasks by it.
+        pending: BTreeSet<BatchName>,
     },
     /// Everything that was in the state queue before this marker has been applied.
     MarkerRead {
@@ -217,5 +263,21 @@ pub enum Effect {
         batch: BatchName,
         /// The dispatches.
         dispatches: Vec<(TaskId, DispatchId)>,
+    },
+    /// Ask the database which dispatches of a batch have not started, and who has accepted them.
+    ListUnstarted {
+        /// The batch.
+        batch: BatchName,
+        /// For which change.
+        recall: RecallNumber,
+    },
+    /// Commit a change and answer whoever wants it. Nothing else of its tasks can start as they were.
+    Change {
+        /// The batch.
+        batch: BatchName,
+        /// The change.
+        recall: RecallNumber,
+        /// What could not be taken back in time.
+        out: Vec<Out>,
     },
 }

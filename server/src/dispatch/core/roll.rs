@@ -158,8 +158,17 @@ impl Core {
         }
     }
 
-    pub(super) fn counted(&mut self, now: Duration, batch: &BatchName, surplus: Vec<DispatchId>) {
-        let has_dispatches = self.windows.has_dispatches(batch);
+    /// What the database says of a batch. It is what counts: the window's own figure may be too low when a claim and what was
+    /// accepted before it are told in the other order, and whoever stops to count on that never finds what is missing.
+    pub(super) fn counted(
+        &mut self,
+        now: Duration,
+        batch: &BatchName,
+        surplus: Vec<DispatchId>,
+        assigned: usize,
+    ) {
+        self.windows.recounted(batch, assigned);
+        let has_dispatches = assigned > 0;
         let Some(work) = self.work.get_mut(batch) else {
             return;
         };

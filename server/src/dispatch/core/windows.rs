@@ -22,6 +22,9 @@ struct Window {
     size: usize,
     /// Dispatches not accepted, as last counted by the database and lowered by what was accepted since.
     assigned: usize,
+    /// True unless the database said that there are none. `assigned` may be too low, when a claim and what was accepted
+    /// before it are told in the other order; this is what decides whether dispatches are looked for.
+    dispatched: bool,
     /// Those of them whose whereabouts are not known: they do not fill the window (D12).
     outside: usize,
     /// True when the database may have pending tasks.
@@ -42,6 +45,7 @@ impl Windows {
         for (batch, load) in loads {
             let window = self.batches.entry(batch).or_default();
             window.assigned = usize::try_from(load.assigned).unwrap_or(0);
+            window.dispatched = load.assigned > 0;
             window.pending = load.pending > 0;
             window.urgent = window.pending;
         }
@@ -88,10 +92,19 @@ impl Windows {
         }
     }
 
+    /// So many dispatches of a batch are not accepted.
+    pub fn recounted(&mut self, batch: &BatchName, assigned: usize) {
+        if let Some(window) = self.batches.get_mut(batch) {
+            window.assigned = assigned;
+            window.dispatched = assigned > 0;
+        }
+    }
+
     /// What a claim found.
     pub fn claimed(&mut self, batch: &BatchName, assigned: usize, pending_left: bool) {
         let window = self.batches.entry(batch.clone()).or_default();
         window.assigned = assigned;
+        window.dispatched = assigned > 0;
         window.pending = pending_left;
         window.urgent = false;
         if window.size == 0 && !window.pending && window.assigned == 0 {
@@ -130,27 +143,17 @@ impl Windows {
             .is_some_and(|window| window.assigned > 0 && window.pending && window.size > 0)
     }
 
-    /// The batches that have dispatches.
+    /// The batches that may have dispatches.
     pub fn with_dispatches(&self) -> BTreeSet<BatchName> {
-        let some = self
-            .batches
-            .iter()
-            .filter(|(_, window)| window.assigned > 0);
+        let some = self.batches.iter().filter(|(_, window)| window.dispatched);
         some.map(|(batch, _)| batch.clone()).collect()
-    }
-
-    /// True when a batch has dispatches.
-    pub fn has_dispatches(&self, batch: &BatchName) -> bool {
-        self.batches
-            .get(batch)
-            .is_some_and(|window| window.assigned > 0)
     }
 
     /// True when a batch has neither work nor workers.
     pub fn is_over(&self, batch: &BatchName) -> bool {
         self.batches
             .get(batch)
-            .is_none_or(|window| window.size == 0 && window.assigned == 0 && !window.pending)
+            .is_none_or(|window| window.size == 0 && !window.dispatched && !window.pending)
     }
 
     /// The batches that have workers.

@@ -42,6 +42,8 @@ pub struct Message {
     pub body: Body,
     /// True when it was delivered before.
     pub redelivered: bool,
+    /// Its place in the order of publication.
+    pub number: u64,
 }
 
 /// Names of queues.
@@ -84,6 +86,21 @@ pub enum Request {
         /// What.
         message: Box<ControlMessage>,
     },
+    /// Publish a marker that is to be confirmed.
+    ConfirmedMarker(Marker),
+    /// Take messages out of a queue.
+    Get {
+        /// The queue.
+        queue: QueueName,
+        /// How many at most.
+        most: usize,
+    },
+    /// Acknowledge what was taken or read.
+    Settle(Vec<u64>),
+    /// Make a batch's queue, or look how full it is.
+    Declare(BatchName),
+    /// Delete a batch's queue if it is empty and unused.
+    DeleteIdle(BatchName),
     /// Acknowledge.
     Ack {
         /// The channel.
@@ -132,6 +149,14 @@ pub enum Reply {
         /// False when it was returned.
         stored: bool,
     },
+    /// A marker is stored.
+    MarkerConfirmed,
+    /// What a queue had.
+    Got(Vec<(u64, Message)>),
+    /// The queue is there, with so many messages.
+    Declared(usize),
+    /// The queue is gone, or in use.
+    Deleted,
     /// A control message for a worker.
     Control(Box<ControlMessage>),
     /// A consumer is there.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use scitq_server::db::{Loaded, LoadedAttempt, LoadedTask};
+use scitq_server::db::{Loaded, LoadedAttempt};
 use scitq_server::events::{Happening, needs, project};
 use scitq_shared::ids::{AttemptId, Epoch};
 use scitq_shared::protocol::AttemptReport;
 use scitq_shared::transition::{AttemptState, TaskState};
 
 use super::{Attempt, Database, Projected, Refused};
+use crate::mutant::Mutant;
 
 impl Database {
     /// Applies happenings through the real projection, and outputs.
@@ -22,14 +23,7 @@ impl Database {
         let wanted = needs(happenings);
         let mut loaded = Loaded::default();
         for id in &wanted.tasks {
-            if let Some(task) = self.tasks.get(id) {
-                let task = LoadedTask {
-                    id: *id,
-                    batch: task.batch.clone(),
-                    state: task.state,
-                    retries_left: task.retries_left,
-                    revision: task.revision,
-                };
+            if let Some(task) = self.loaded_task(*id) {
                 loaded.tasks.insert(*id, task);
             }
         }
@@ -57,8 +51,10 @@ impl Database {
                 if change.to == TaskState::Pending && change.from != TaskState::Pending {
                     projected.pending.insert(task.batch.clone());
                 }
-                task.state = change.to;
-                task.retries_left = change.retries_left;
+                if self.mutant != Some(Mutant::KeepsRetries) {
+                    task.retries_left = change.retries_left;
+                }
+                self.moved(change.task, change.to);
             }
         }
         let mut touched: BTreeSet<AttemptId> = outputs.iter().copied().collect();

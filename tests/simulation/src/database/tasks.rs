@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use scitq_server::db::{BatchLoad, Claim};
+use scitq_server::db::{BatchLoad, Claim, LoadedTask, NewRevision, Revised, Unstarted, revise};
 use scitq_shared::definition::TaskDefinition;
 use scitq_shared::ids::{DispatchId, Epoch, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::TaskMessage;
+use scitq_shared::task::TaskStatus;
 use scitq_shared::transition::{AttemptState, Decision, Event, TaskState, transition};
 
 use super::{Database, Refused, Task, wall};
@@ -21,47 +22,112 @@ impl Database {
             batch: batch.clone(),
             priority,
             state: TaskState::Pending,
+            retries,
             retries_left: retries,
             revision: Revision(1),
             dispatched_at: Duration::ZERO,
         };
         self.tasks.insert(id, task);
+        self.count(batch, TaskStatus::Pending, 1);
         id
     }
 
-    /// Changes a task that is pending; true when it was.
-    pub fn rewrite(&mut self, id: TaskId) -> bool {
-        match self.tasks.get_mut(&id) {
-            Some(task) if task.state == TaskState::Pending => {
-                task.revision = Revision(task.revision.0 + 1);
-                true
-            }
-            _ => false,
-        }
+    fn counted(&self, batch: &BatchName, status: TaskStatus) -> i64 {
+        let of = self.counters.get(batch);
+        of.and_then(|of| of.get(&status).copied()).unwrap_or(0)
     }
 
-    fn count(&self, batch: &BatchName, is: impl Fn(TaskState) -> bool) -> usize {
-        let tasks = self.tasks.values();
+    /// How many dispatches of a batch are not accepted.
+    pub fn assigned_tasks(&self, batch: &BatchName) -> usize {
+        usize::try_from(self.counted(batch, TaskStatus::Assigned)).unwrap_or(0)
+    }
+
+    /// What a task is, as the basis of a change.
+    pub fn definition(&self, id: TaskId) -> Option<(BatchName, NewRevision)> {
+        let task = self.tasks.get(&id)?;
+        let definition = TaskDefinition {
+            revision: task.revision,
+            ..TaskDefinition::bare("true")
+        };
+        let revision = NewRevision {
+            task: id,
+            batch: task.batch.clone(),
+            priority: task.priority,
+            definition,
+        };
+        Some((task.batch.clone(), revision))
+    }
+
+    /// See the real one: the same function decides.
+    pub fn revise(
+        &mut self,
+        epoch: Epoch,
+        batch: &BatchName,
+        wanted: &[NewRevision],
+    ) -> Result<Vec<(TaskId, Revised)>, Refused> {
+        self.fence(epoch)?;
+        let mut answers = Vec::new();
+        for wanted in wanted {
+            let loaded = self.loaded_task(wanted.task);
+            let revised = revise(loaded.as_ref(), batch, wanted);
+            answers.push((wanted.task, revised));
+            let Revised::Changed { revision, .. } = revised else {
+                continue;
+            };
+            if let Some(task) = self.tasks.get_mut(&wanted.task) {
+                let status = task.state.status();
+                task.revision = revision;
+                task.priority = wanted.priority;
+                task.batch = wanted.batch.clone();
+                self.count(batch, status, -1);
+                self.count(&wanted.batch, status, 1);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// See the real one.
+    pub fn unstarted(&self, batch: &BatchName) -> Vec<Unstarted> {
+        let tasks = self.tasks.iter().filter(|(_, task)| task.batch == *batch);
         tasks
-            .filter(|task| task.batch == *batch && is(task.state))
-            .count()
+            .filter_map(|(id, task)| match task.state {
+                TaskState::Assigned { dispatch } => Some((*id, dispatch, None)),
+                TaskState::Accepted { dispatch, attempt } => {
+                    let attempt = self.attempts.get(&attempt);
+                    Some((*id, dispatch, attempt.map(|it| it.worker.clone())))
+                }
+                _ => None,
+            })
+            .map(|(task, dispatch, holder)| Unstarted {
+                task,
+                dispatch,
+                holder,
+            })
+            .collect()
+    }
+
+    /// A task as the real database loads it.
+    pub(super) fn loaded_task(&self, id: TaskId) -> Option<LoadedTask> {
+        self.tasks.get(&id).map(|task| LoadedTask {
+            id,
+            batch: task.batch.clone(),
+            state: task.state,
+            retries_left: task.retries_left,
+            revision: task.revision,
+        })
     }
 
     /// See the real one.
     pub fn dispatchable(&self) -> Vec<(BatchName, BatchLoad)> {
-        let batches: BTreeSet<&BatchName> = self.tasks.values().map(|task| &task.batch).collect();
-        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
-        batches
-            .into_iter()
-            .map(|batch| {
-                let load = BatchLoad {
-                    pending: number(self.count(batch, |it| it == TaskState::Pending)),
-                    assigned: number(
-                        self.count(batch, |it| matches!(it, TaskState::Assigned { .. })),
-                    ),
-                };
-                (batch.clone(), load)
-            })
+        let loads = self.counters.keys().map(|batch| {
+            let load = BatchLoad {
+                pending: self.counted(batch, TaskStatus::Pending),
+                assigned: self.counted(batch, TaskStatus::Assigned),
+            };
+            (batch.clone(), load)
+        });
+        loads
+            .filter(|(_, load)| load.pending > 0 || load.assigned > 0)
             .collect()
     }
 
@@ -75,11 +141,13 @@ impl Database {
         mut fresh: impl FnMut() -> DispatchId,
     ) -> Result<Claim, Refused> {
         self.fence(epoch)?;
-        let assigned = self.count(batch, |it| matches!(it, TaskState::Assigned { .. }));
+        let now = self.clock(now);
+        let assigned = self.assigned_tasks(batch);
+        let paused = self.paused.contains(batch);
         let mut pending: Vec<(i32, TaskId)> = self
             .tasks
             .iter()
-            .filter(|(_, task)| task.batch == *batch && task.state == TaskState::Pending)
+            .filter(|(_, task)| task.batch == *batch && task.state == TaskState::Pending && !paused)
             .map(|(id, task)| (-task.priority, *id))
             .collect();
         pending.sort_unstable();
@@ -94,7 +162,6 @@ impl Database {
             if let Decision::Changed { task: to, .. } =
                 transition(task.state, task.retries_left, AttemptState::Unknown, event)
             {
-                task.state = to;
                 task.dispatched_at = now;
                 let definition = TaskDefinition {
                     revision: task.revision,
@@ -103,6 +170,7 @@ impl Database {
                 let message =
                     TaskMessage::new(epoch, dispatch, *id, batch.clone(), wall(now), definition);
                 tasks.push(message);
+                self.moved(*id, to);
             }
         }
         Ok(Claim {
@@ -121,9 +189,10 @@ impl Database {
                 .map(|task| task.priority)
         };
         let highest = of(|it| it == TaskState::Pending).max();
-        highest.is_some_and(|highest| {
-            of(|it| matches!(it, TaskState::Assigned { .. })).any(|priority| priority < highest)
-        })
+        !self.paused.contains(batch)
+            && highest.is_some_and(|highest| {
+                of(|it| matches!(it, TaskState::Assigned { .. })).any(|priority| priority < highest)
+            })
     }
 
     /// See the real one.
@@ -134,6 +203,7 @@ impl Database {
         depth: usize,
         now: Duration,
     ) -> Vec<DispatchId> {
+        let now = self.clock(now);
         let mut old: Vec<(Duration, TaskId, DispatchId)> = self
             .assigned(batch)
             .filter(|(_, _, at)| *at + age < now)

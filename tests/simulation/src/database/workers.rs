@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use scitq_server::db::{Capacity, HeldAttempts, ListedAttempt, LiveAttempt};
-use scitq_server::events::Happening;
+use scitq_server::db::{Capacity, HeldAttempts, ListedAttempt, LiveAttempt, Silent};
 use scitq_shared::ids::{AttemptId, Epoch, IncarnationId};
 use scitq_shared::names::{BatchName, WorkerName};
+use scitq_shared::protocol::Hello;
 use scitq_shared::worker::DesiredState;
 
-use super::{Attempt, Database, Refused, Worker};
+use super::{Database, Refused, Worker, wall};
 
 impl Database {
     /// A worker says hello.
@@ -18,31 +18,38 @@ impl Database {
         epoch: Epoch,
         name: &WorkerName,
         incarnation: IncarnationId,
-        initial: &DesiredState,
+        hello: &Hello,
         now: Duration,
-    ) -> Result<DesiredState, Refused> {
+    ) -> Result<(DesiredState, Option<u32>), Refused> {
         self.fence(epoch)?;
+        let now = self.clock(now);
         let worker = self.workers.entry(name.clone()).or_insert_with(|| Worker {
             desired: DesiredState {
                 version: 1,
-                ..initial.clone()
+                ..hello.initial.clone()
             },
             incarnation,
             heard: now,
             online: true,
             lost: false,
             departed: false,
-            earlier_from: None,
+            boots: hello.boots,
+            restart: None,
         });
         if worker.incarnation != incarnation {
-            worker.earlier_from = Some(now);
+            let former = (name.clone(), worker.incarnation);
+            self.former.entry(former).or_insert(worker.heard);
         }
+        self.former.remove(&(name.clone(), incarnation));
+        let same = worker.incarnation == incarnation;
+        worker.restart = worker.restart.filter(|of| same && hello.boots <= *of);
+        worker.boots = hello.boots;
         worker.incarnation = incarnation;
         worker.heard = now;
         worker.online = true;
         worker.lost = false;
         worker.departed = false;
-        Ok(worker.desired.clone())
+        Ok((worker.desired.clone(), worker.restart))
     }
 
     /// A worker ends on purpose.
@@ -72,6 +79,7 @@ impl Database {
         now: Duration,
     ) -> Result<bool, Refused> {
         self.fence(epoch)?;
+        let now = self.clock(now);
         let Some(worker) = self.workers.get_mut(name) else {
             return Ok(false);
         };
@@ -83,13 +91,6 @@ impl Database {
         Ok(!std::mem::replace(&mut worker.online, true))
     }
 
-    /// A new leader gives everyone the whole time again.
-    pub fn forgive_silence(&mut self, now: Duration) {
-        for worker in self.workers.values_mut() {
-            worker.heard = now;
-        }
-    }
-
     /// Workers that were silent for this long go offline; true when some did.
     pub fn set_offline(
         &mut self,
@@ -98,6 +99,7 @@ impl Database {
         now: Duration,
     ) -> Result<bool, Refused> {
         self.fence(epoch)?;
+        let now = self.clock(now);
         let mut some = false;
         for worker in self.workers.values_mut() {
             if worker.online && worker.heard + silent_for < now {
@@ -108,30 +110,62 @@ impl Database {
         Ok(some)
     }
 
-    /// Live attempts whose lease has expired, to be declared lost: of workers that are silent, and of earlier
-    /// incarnations.
-    pub fn expired(
+    /// See the real one.
+    pub fn silent_beyond_lease(&self, lease: Duration, now: Duration) -> Vec<Silent> {
+        let now = self.clock(now);
+        let silent = |worker: &WorkerName, incarnation, heard: Duration, former| Silent {
+            worker: worker.clone(),
+            incarnation,
+            lease,
+            since: wall(heard),
+            former,
+        };
+        let present = self.workers.iter().filter(|(name, worker)| {
+            let holds = || !self.live_attempts(name, worker.incarnation).is_empty();
+            !worker.lost && worker.heard + lease < now && (!worker.departed || holds())
+        });
+        let present =
+            present.map(|(name, worker)| silent(name, worker.incarnation, worker.heard, false));
+        let former = self
+            .former
+            .iter()
+            .filter(|(_, heard)| **heard + lease < now);
+        let former =
+            former.map(|((name, incarnation), heard)| silent(name, *incarnation, *heard, true));
+        present.chain(former).collect()
+    }
+
+    /// See the real one.
+    pub fn live_attempts(&self, name: &WorkerName, incarnation: IncarnationId) -> Vec<LiveAttempt> {
+        let live = self.attempts.iter().filter(|(_, it)| {
+            it.worker == *name && it.incarnation == incarnation && !it.state.is_over()
+        });
+        live.map(|(id, it)| LiveAttempt {
+            attempt: *id,
+            task: it.task,
+            dispatch: it.dispatch,
+            state: it.state,
+            announced_sequence: it.announced_sequence,
+        })
+        .collect()
+    }
+
+    /// See the real one.
+    pub fn set_lost(
         &mut self,
         epoch: Epoch,
-        silent_for: Duration,
-        now: Duration,
-    ) -> Result<Vec<Happening>, Refused> {
+        name: &WorkerName,
+        incarnation: IncarnationId,
+    ) -> Result<(), Refused> {
         self.fence(epoch)?;
-        for worker in self.workers.values_mut() {
-            worker.lost |= worker.heard + silent_for < now;
+        self.former.remove(&(name.clone(), incarnation));
+        if let Some(worker) = self.workers.get_mut(name)
+            && worker.incarnation == incarnation
+        {
+            worker.lost = true;
+            worker.online = false;
         }
-        let expired = self.attempts.iter().filter(|(_, attempt)| {
-            let worker = self.workers.get(&attempt.worker);
-            !attempt.state.is_over()
-                && worker.is_some_and(|worker| {
-                    let earlier = worker.incarnation != attempt.incarnation
-                        && worker
-                            .earlier_from
-                            .is_some_and(|from| from + silent_for < now);
-                    worker.lost || earlier
-                })
-        });
-        Ok(expired.map(|(id, attempt)| lost_of(*id, attempt)).collect())
+        Ok(())
     }
 
     /// Changes what a worker is to be.
@@ -163,16 +197,6 @@ impl Database {
         incarnation: IncarnationId,
         listed: &[AttemptId],
     ) -> HeldAttempts {
-        let live = self.attempts.iter().filter(|(_, it)| {
-            it.worker == *name && it.incarnation == incarnation && !it.state.is_over()
-        });
-        let live = live.map(|(id, it)| LiveAttempt {
-            attempt: *id,
-            task: it.task,
-            dispatch: it.dispatch,
-            state: it.state,
-            announced_sequence: it.announced_sequence,
-        });
         let known = listed
             .iter()
             .filter_map(|id| self.attempts.get(id).map(|attempt| (*id, attempt)));
@@ -185,17 +209,8 @@ impl Database {
             stderr_from: None,
         });
         HeldAttempts {
-            live: live.collect(),
+            live: self.live_attempts(name, incarnation),
             listed: listed.collect(),
         }
-    }
-}
-
-fn lost_of(id: AttemptId, attempt: &Attempt) -> Happening {
-    Happening::Lost {
-        attempt: id,
-        dispatch: attempt.dispatch,
-        task: attempt.task,
-        detail: "silent past its lease".to_owned(),
     }
 }

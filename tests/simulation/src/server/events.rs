@@ -10,7 +10,8 @@ use scitq_shared::protocol::{
     ControlCommand, Heartbeat, InventoryItem, WorkerEvent, WorkerMessage,
 };
 
-use super::{ASK_AFTER, Done, LOST_AFTER, OFFLINE_AFTER, Over, Taken};
+use super::{ASK_AFTER, Done, Over, Taken};
+use crate::broker::Request;
 use crate::broker::{Body, QueueName};
 use crate::database::{Projected, Refused};
 use crate::mutant::Mutant;
@@ -114,8 +115,11 @@ impl World {
         }
         if let Some(term) = self.servers[index].term(number) {
             term.reading_now = false;
-            let (id, tags) = (term.reading, std::mem::take(&mut term.acks));
-            self.broker.settle(id, &tags);
+            let (id, mut tags) = (term.reading, std::mem::take(&mut term.acks));
+            if self.mutant == Some(Mutant::LeavesMessages) {
+                tags.pop();
+            }
+            self.send(id, Request::Settle(tags));
         }
     }
 
@@ -165,6 +169,7 @@ impl World {
                     if let Some(marker) = read {
                         self.dispatcher_hears(index, Input::MarkerRead { marker });
                     }
+                    self.own_word_read(index, marker.marker)?;
                 }
                 _ => {}
             }
@@ -182,16 +187,21 @@ impl World {
     fn break_returns(&mut self, happening: &Happening) {
         if self.mutant == Some(Mutant::TrustsReturns)
             && let Happening::Returned { task, .. } = happening
-            && let Some(task) = self.database.tasks.get_mut(task)
-            && !task.state.status().is_final()
+            && let Some(known) = self.database.tasks.get(task)
+            && !known.state.status().is_final()
         {
-            task.state = scitq_shared::transition::TaskState::Pending;
-            let batch = task.batch.clone();
+            let batch = known.batch.clone();
+            self.database.force_pending(*task);
             self.nudge(&batch);
         }
     }
 
-    fn store(&mut self, index: usize, happenings: &[Happening], outputs: &[AttemptId]) -> Done {
+    pub(super) fn store(
+        &mut self,
+        index: usize,
+        happenings: &[Happening],
+        outputs: &[AttemptId],
+    ) -> Done {
         if happenings.is_empty() && outputs.is_empty() {
             return Ok(());
         }
@@ -255,10 +265,13 @@ impl World {
         let (name, incarnation) = (&message.worker, message.incarnation);
         match &message.event {
             WorkerEvent::Hello(hello) => {
-                let desired =
-                    self.database
-                        .greet(epoch, name, incarnation, &hello.initial, self.now);
-                let desired = desired.map_err(|_| Over)?;
+                let desired = self
+                    .database
+                    .greet(epoch, name, incarnation, hello, self.now);
+                let (desired, restart) = desired.map_err(|_| Over)?;
+                if let Some(boots) = restart {
+                    self.control(index, name, ControlCommand::Restart { boots });
+                }
                 for answer in self.answers(message, &hello.inventory) {
                     match answer {
                         Answer::Applied(attempt) => self.applied(index, name, attempt),
@@ -361,10 +374,16 @@ impl World {
     }
 
     fn heartbeat(&mut self, index: usize, heartbeat: &Heartbeat) -> Done {
-        let Some(term) = &self.servers[index].term else {
+        let now = self.now;
+        let Some(term) = &mut self.servers[index].term else {
             return Err(Over);
         };
         let (name, incarnation) = (&heartbeat.worker, heartbeat.incarnation);
+        term.listening.heard(name, now);
+        self.ledger.heard(name, incarnation, now);
+        let Some(term) = &self.servers[index].term else {
+            return Err(Over);
+        };
         let came = self
             .database
             .heard(term.epoch, name, incarnation, self.now)
@@ -399,6 +418,10 @@ impl World {
                 }
             }
         }
+        let known = self.database.workers.get(name);
+        if let Some(boots) = known.and_then(|it| it.restart) {
+            self.control(index, name, ControlCommand::Restart { boots });
+        }
         let wanted = self.database.workers.get(name).map(|it| it.desired.clone());
         if let Some(desired) = wanted.filter(|it| it.version > heartbeat.desired_version) {
             let worker = name.clone();
@@ -418,33 +441,5 @@ impl World {
             *since = now;
         }
         enough
-    }
-
-    pub(crate) fn server_checks_silence(&mut self, index: usize, number: u64) {
-        let again = Event::ServerChecksSilence(index, number);
-        if let Some(until) = self.servers[index].is_stopped(self.now) {
-            // What came meanwhile is heard first.
-            return self.schedule(until + OFFLINE_AFTER, again);
-        }
-        let now = self.now;
-        let Some(term) = self.servers[index].term(number) else {
-            return;
-        };
-        let epoch = term.epoch;
-        if !self.database.up {
-            return self.at(OFFLINE_AFTER, again);
-        }
-        let offline = self.database.set_offline(epoch, OFFLINE_AFTER, now);
-        let lost = self.database.expired(epoch, LOST_AFTER, now);
-        let (Ok(offline), Ok(lost)) = (offline, lost) else {
-            return self.end_term(index);
-        };
-        if offline {
-            self.dispatcher_hears(index, Input::WorkersChanged);
-        }
-        if self.store(index, &lost, &[]).is_err() {
-            return self.end_term(index);
-        }
-        self.at(OFFLINE_AFTER / 4, again);
     }
 }

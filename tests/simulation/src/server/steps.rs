@@ -1,19 +1,22 @@
 //! The dispatcher's shell: does what the core decides, one thing after the other, so that a crash may come between any two.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use scitq_server::dispatch::core::{Effect, Input, Question};
+use scitq_server::dispatch::core::{Effect, Input, Out, Question, RecallNumber};
+use scitq_server::dispatch::unconfirmed;
 use scitq_server::events::Happening;
-use scitq_shared::ids::{DispatchId, TaskId};
-use scitq_shared::names::WorkerName;
+use scitq_shared::ids::{DispatchId, Epoch, TaskId};
+use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{
     ControlCommand, ControlMessage, Marker, PROTOCOL_VERSION, ReturnedDispatch,
 };
 use scitq_shared::worker::DesiredState;
 use uuid::Uuid;
 
-use super::{Done, Over, Step};
+use super::{Awaited, Done, Over, Step};
 use crate::broker::{Body, QueueName, Request};
+use crate::database::Refused;
 use crate::mutant::Mutant;
 use crate::world::{Event, World};
 
@@ -78,24 +81,21 @@ impl World {
             return Err(Over);
         };
         let (epoch, commanding) = (term.epoch, term.commanding);
-        // What waits for the broker's answer fails with the connection; what is only sent does not notice.
-        let connected = self.broker.has(commanding);
         if self.tracing {
             println!("           server {index}: {step:?}");
         }
-        let needs_broker = || if connected { Ok(()) } else { Err(Over) };
         match step {
             Step::Effect(Effect::LoadWorkers) => {
                 let capacities = self.database.capacity();
                 term.inputs.push_front(Input::Workers { capacities });
             }
             Step::Effect(Effect::Declare { batch }) => {
-                needs_broker()?;
-                self.broker.declare(&batch);
+                term.awaited = Some(Awaited::Declared);
+                self.send(commanding, Request::Declare(batch));
             }
             Step::Effect(Effect::DeleteQueue { batch }) => {
-                needs_broker()?;
-                self.broker.delete_idle(&batch);
+                term.awaited = Some(Awaited::Deleted);
+                self.send(commanding, Request::DeleteIdle(batch));
             }
             Step::Effect(Effect::Welcome { worker, desired }) => {
                 self.welcome(index, &worker, desired);
@@ -161,9 +161,11 @@ impl World {
                 term.inputs.push_front(Input::Compared { batch, overtaken });
             }
             Step::Effect(Effect::Withdraw { batch }) => {
-                needs_broker()?;
                 let queue = QueueName::Batch(batch.clone());
-                let taken = self.broker.take(commanding, &queue, 8);
+                term.awaited = Some(Awaited::Got { batch });
+                self.send(commanding, Request::Get { queue, most: 8 });
+            }
+            Step::TakeBack { batch, taken } => {
                 let (mut fresh, mut redelivered) = (Vec::new(), Vec::new());
                 for (_, message) in &taken {
                     let Body::Task(task) = &message.body else {
@@ -179,19 +181,24 @@ impl World {
                 self.database
                     .project(epoch, &fresh, &[])
                     .map_err(|_| Over)?;
-                if !redelivered.is_empty() {
-                    let message = Marker {
-                        version: PROTOCOL_VERSION,
-                        epoch,
-                        marker: self.uuid(),
-                        returned: redelivered,
-                    };
-                    self.broker.handle(commanding, Request::Marker(message));
-                }
+                let marker = self.uuid();
                 let Some(term) = &mut self.servers[index].term else {
                     return Err(Over);
                 };
-                if taken.is_empty() {
+                if !redelivered.is_empty() {
+                    term.awaited = Some(Awaited::Confirm {
+                        batch,
+                        tags: taken.iter().map(|(tag, _)| *tag).collect(),
+                        dispatches: fresh.len(),
+                    });
+                    let message = Marker {
+                        version: PROTOCOL_VERSION,
+                        epoch,
+                        marker,
+                        returned: redelivered,
+                    };
+                    self.send(commanding, Request::ConfirmedMarker(message));
+                } else if taken.is_empty() {
                     let dispatches = std::mem::take(&mut term.withdrawn);
                     term.inputs
                         .push_front(Input::Withdrawn { batch, dispatches });
@@ -210,20 +217,28 @@ impl World {
                 tags,
                 dispatches,
             } => {
-                needs_broker()?;
-                self.broker.settle(commanding, &tags);
                 term.withdrawn += dispatches;
                 term.steps
                     .push_front(Step::Effect(Effect::Withdraw { batch }));
+                self.send(commanding, Request::Settle(tags));
             }
             Step::Effect(Effect::Count { batch, age }) => {
-                needs_broker()?;
-                let depth = self.broker.depth(&QueueName::Batch(batch.clone()));
+                term.awaited = Some(Awaited::Depth {
+                    batch: batch.clone(),
+                    age,
+                });
+                self.send(commanding, Request::Declare(batch));
+            }
+            Step::Counted { batch, age, depth } => {
                 let mut surplus = self.database.dispatches_beyond(&batch, age, depth, now);
                 if mutant == Some(Mutant::CallsNoRoll) {
                     surplus.clear();
                 }
-                term.inputs.push_front(Input::Counted { batch, surplus });
+                term.inputs.push_front(Input::Counted {
+                    batch: batch.clone(),
+                    surplus,
+                    assigned: self.database.assigned_tasks(&batch),
+                });
             }
             Step::Effect(Effect::List { batch, question }) => {
                 let among = match &question {
@@ -237,6 +252,32 @@ impl World {
                     unstarted,
                     workers,
                 });
+            }
+            Step::Effect(Effect::ListUnstarted { batch, recall }) => {
+                let mut unstarted = self.database.unstarted(&batch);
+                let (_, workers) = self.database.unaccepted(&batch, Some(&[]));
+                if mutant == Some(Mutant::RecallsNothing) {
+                    unstarted.clear();
+                }
+                term.inputs.push_front(Input::Unstarted {
+                    batch,
+                    recall,
+                    unstarted,
+                    workers,
+                });
+            }
+            Step::Effect(Effect::Change { batch, recall, out }) => {
+                let pending = self.make_change(epoch, &batch, recall, out)?;
+                if mutant == Some(Mutant::BarsForEver) {
+                    return Ok(());
+                }
+                if let Some(term) = &mut self.servers[index].term {
+                    term.inputs.push_front(Input::Changed {
+                        batch,
+                        recall,
+                        pending,
+                    });
+                }
             }
             Step::Effect(Effect::Revoke { worker, dispatches }) => {
                 if mutant == Some(Mutant::BelievesInAbsence) {
@@ -279,6 +320,31 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// A change of tasks is committed, and its author is told.
+    fn make_change(
+        &mut self,
+        epoch: Epoch,
+        batch: &BatchName,
+        recall: RecallNumber,
+        out: Vec<Out>,
+    ) -> Result<BTreeSet<BatchName>, Over> {
+        let Some(change) = self.changes.get(&recall) else {
+            return Ok(BTreeSet::new());
+        };
+        let wanted = change.revisions.clone();
+        let revised = self
+            .database
+            .revise(epoch, batch, &wanted)
+            .map_err(|_: Refused| Over)?;
+        self.changes.remove(&recall);
+        let mut unconfirmed = unconfirmed(out, &revised);
+        if self.mutant == Some(Mutant::ConfirmsEverything) {
+            unconfirmed.clear();
+        }
+        self.ledger.answered(&revised, &unconfirmed);
+        Ok(wanted.into_iter().map(|wanted| wanted.batch).collect())
     }
 
     fn welcome(&mut self, index: usize, worker: &WorkerName, desired: DesiredState) {

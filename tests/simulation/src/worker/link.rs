@@ -156,7 +156,11 @@ impl World {
                     },
                 );
             }
-            Reply::TaskAnswered { .. } => {}
+            Reply::TaskAnswered { .. }
+            | Reply::MarkerConfirmed
+            | Reply::Got(_)
+            | Reply::Declared(_)
+            | Reply::Deleted => {}
         }
     }
 

@@ -1,5 +1,7 @@
 //! Processes: started, ended by themselves or killed, and what the disk keeps of them.
 
+use std::time::Duration;
+
 use rand::Rng as _;
 use scitq_shared::execution::{Exit, Outcome};
 use scitq_shared::ids::AttemptId;
@@ -37,6 +39,7 @@ impl World {
         if let Some(until) = self.workers[index].is_stopped(self.now) {
             return self.schedule(until, Event::Launch(index, boot, attempt));
         }
+        let omits = self.mutant == Some(Mutant::OmitsStarts);
         let worker = &mut self.workers[index];
         if worker.boot != boot || worker.agent.is_none() {
             return;
@@ -45,11 +48,15 @@ impl World {
             return;
         };
         journal.started = true;
-        let (task, revision) = (journal.report.task, journal.definition.revision.0);
+        if omits {
+            journal.report.started_at = None;
+        }
+        let (task, revision) = (journal.report.task, journal.definition.revision);
+        let dispatch = journal.report.dispatch;
         let kill = journal.kill.take();
         let code = i32::from(self.random.random_ratio(1, 8));
         worker.processes.insert(attempt, Process { task, code });
-        self.process_starts(task, attempt, revision);
+        self.process_starts(index, task, attempt, (dispatch, revision));
         // Many are short, some are longer than the early ack.
         let longest = if self.random.random_ratio(1, 4) {
             60_000
@@ -75,14 +82,18 @@ impl World {
         }
         worker.processes.remove(&attempt);
         self.ledger.gone(process.task, attempt);
-        self.ledger.exited(process.task, attempt, process.code);
-        let exit = Exit::Code(process.code);
+        let at = self.workers[index].clock(self.now);
+        self.ledger.exited(process.task, attempt, process.code, at);
+        let white = self.mutant == Some(Mutant::WhitewashesExits);
+        let exit = Exit::Code(if white { 0 } else { process.code });
+        let late = self.mutant == Some(Mutant::MisdatesEnds);
+        let at = if late {
+            at + Duration::from_secs(1)
+        } else {
+            at
+        };
         // Its keeper writes it down also when there is no agent to be told.
-        self.record(
-            index,
-            attempt,
-            end(self.now, Some(exit), Outcome::of_exit(exit)),
-        );
+        self.record(index, attempt, end(at, Some(exit), Outcome::of_exit(exit)));
     }
 
     pub(super) fn kill(&mut self, index: usize, attempt: AttemptId, outcome: Outcome) {
@@ -90,7 +101,10 @@ impl World {
         if let Some(process) = worker.processes.remove(&attempt) {
             self.ledger.gone(process.task, attempt);
             let exit = Some(Exit::Signal(9));
-            self.record(index, attempt, end(self.now, exit, outcome));
+            let at = self.workers[index].clock(self.now);
+            if self.mutant != Some(Mutant::HidesKilledProcesses) {
+                self.record(index, attempt, end(at, exit, outcome));
+            }
         } else if let Some(journal) = worker.disk.attempts.get_mut(&attempt)
             && journal.end.is_none()
         {
