@@ -111,9 +111,7 @@ impl Prepared {
         let work = WorkDirectories::open(&options.work_directory, state.incarnation).map_err(
             WorkerError::files("prepare the work directory", &options.work_directory),
         )?;
-        let over = recovered
-            .iter()
-            .filter(|it| !matches!(it.found, Found::Running(_)));
+        let over = recovered.iter().filter(|it| it.found != Found::Running);
         for found in over {
             WorkDirectories::remove(&work.path(found.report.attempt));
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -15,9 +16,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::core::{Core, Input, MarkerNumber};
+use super::core::{Core, Input, ListeningTimes, MarkerNumber};
 use crate::control::ControlSender;
-use crate::db::Database;
+use crate::db::{Database, Restorations};
 use crate::events::Consumed;
 use crate::notices::Notices;
 use crate::patience::patiently;
@@ -44,6 +45,20 @@ pub enum DispatchInput {
         worker: WorkerName,
         /// The dispatches.
         dispatches: Vec<DispatchId>,
+    },
+    /// A worker of a restored database has given a sign of life.
+    Seen {
+        /// The worker.
+        worker: WorkerName,
+        /// True when it speaks of attempts that the database does not know, or is unknown itself.
+        lacking: bool,
+    },
+    /// A worker has recounted for this leader, and what it said is applied.
+    Heard {
+        /// The worker.
+        worker: WorkerName,
+        /// The batch that it worked for.
+        batch: Option<BatchName>,
     },
     /// Everything that was in the state queue before this marker has been applied.
     MarkerRead {
@@ -89,6 +104,10 @@ pub struct Dispatcher {
     pub control: ControlSender,
     /// What the dispatcher is told.
     pub inputs: mpsc::Receiver<DispatchInput>,
+    /// What is known of restorations.
+    pub restorations: Arc<Restorations>,
+    /// How long is listened after one.
+    pub listening: ListeningTimes,
     /// Tells waiting requests.
     pub notices: Notices,
     /// Ends the work between two transactions.
@@ -129,8 +148,15 @@ impl Dispatcher {
             "the dispatcher",
             self.database.dispatchable().await
         )?;
+        let mut inputs = VecDeque::new();
+        if self.restorations.is_open() {
+            let times = self.listening;
+            tracing::warn!(at_least = ?times.least, at_most = ?times.most, "the database was restored from a backup: nothing is dispatched until the workers have said what they hold");
+            inputs.push_back(Input::Restored { times });
+        }
+        inputs.push_back(Input::Loaded { loads });
         let mut desk = Desk {
-            inputs: VecDeque::from([Input::Loaded { loads }]),
+            inputs,
             outstanding: FuturesUnordered::new(),
             markers: BTreeMap::new(),
         };
@@ -177,6 +203,12 @@ impl Dispatcher {
                 DispatchInput::WorkersChanged => changed = true,
                 DispatchInput::Absent { worker, dispatches } => {
                     desk.inputs.push_back(Input::Absent { worker, dispatches });
+                }
+                DispatchInput::Seen { worker, lacking } => {
+                    desk.inputs.push_back(Input::Seen { worker, lacking });
+                }
+                DispatchInput::Heard { worker, batch } => {
+                    desk.inputs.push_back(Input::Heard { worker, batch });
                 }
                 DispatchInput::MarkerRead { marker } => {
                     let ours = desk.markers.remove(&marker);

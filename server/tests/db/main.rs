@@ -16,6 +16,7 @@ mod postgres_only;
 mod projecting;
 mod projector;
 mod requirements;
+mod restoring;
 mod schema;
 mod submission;
 mod workers;
@@ -58,6 +59,7 @@ contract! {
     listing: filters, pages_neither_repeat_nor_hide, many_statuses_at_once, executions_by_filter, progress;
     workers: greeting, silence_and_return, changes, capacity, inventories;
     leases: leases_end, earlier_lives_have_leases, lost_attempts_are_taken_back, restarts, paused_batches, faults;
+    restoring: ids_are_left_free, unknown_tasks_are_taken_in;
     counters: random_walk, repair;
     schema: newer_schema_is_refused, servers_start_at_once, dropped_calls_leave_nothing_open, a_dropped_database_leaves_nothing_open, concurrent_writers,
         ping_and_address;

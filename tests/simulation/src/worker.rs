@@ -15,8 +15,8 @@ use scitq_shared::protocol::AttemptReport;
 use scitq_shared::settings::OnDrainTimeout;
 use scitq_shared::worker::DesiredState;
 use scitq_worker::agent::core::{
-    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Found, Identity, Input, Now,
-    PublicationNumber, Recovered, Rules,
+    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Found, Identity,
+    Input, Now, PublicationNumber, Recovered, Rules,
 };
 
 use crate::broker::{ConnectionId, Request};
@@ -196,7 +196,7 @@ impl World {
             } else if !journal.started {
                 Found::Unstarted
             } else if worker.processes.contains_key(attempt) {
-                Found::Running(Box::new(journal.definition.clone()))
+                Found::Running
             } else {
                 let outcome = Outcome::Failed {
                     reason: FailureReason::AgentRestarted,
@@ -208,6 +208,7 @@ impl World {
             };
             recovered.push(Recovered {
                 report: journal.report.clone(),
+                definition: journal.definition.clone(),
                 found,
             });
         }

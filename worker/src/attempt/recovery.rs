@@ -72,13 +72,14 @@ pub(crate) fn recover(
             keepers.and_then(|keepers| keepers.adopt(&journal.keeper, journal.report.attempt))
         {
             found.running.push(adopted(&journal, kept));
-            Found::Running(Box::new(journal.definition))
+            Found::Running
         } else {
             interrupted.push((path, journal));
             continue;
         };
         found.attempts.push(Recovered {
             report: journal.report,
+            definition: journal.definition,
             found: state,
         });
     }
@@ -93,7 +94,10 @@ pub(crate) fn recover(
     for (
         path,
         Journal {
-            report, killing, ..
+            report,
+            definition,
+            killing,
+            ..
         },
     ) in interrupted
     {
@@ -105,6 +109,7 @@ pub(crate) fn recover(
         }
         found.attempts.push(Recovered {
             report,
+            definition,
             found: Found::Ended(end),
         });
     }

@@ -99,6 +99,7 @@ impl Active {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) report: AttemptReport,
+    pub(super) message: Arc<TaskMessage>,
     pub(super) stdout: StreamEnd,
     pub(super) stderr: StreamEnd,
     /// The delivery, while it is to be acknowledged.
@@ -112,6 +113,7 @@ pub(super) struct Ended {
 impl Ended {
     pub(super) fn new(
         mut report: AttemptReport,
+        message: Arc<TaskMessage>,
         unacked: Option<Place>,
         end: AttemptEnd,
         cap_bytes: u64,
@@ -126,6 +128,7 @@ impl Ended {
         report.stderr = Some(stderr);
         Self {
             report,
+            message,
             stdout,
             stderr,
             unacked,
