@@ -38,6 +38,11 @@ pub struct UpArgs {
     /// How many tasks run at once [default: the number of cores, or what was set last]
     #[arg(long, value_name = "SLOTS")]
     pub concurrency: Option<u16>,
+    /// Once, at the first start after the database in the data directory was restored from a backup: leave the ids free that
+    /// were given after the backup, hear what the worker holds before anything is dispatched, and take in tasks that the
+    /// backup does not know
+    #[arg(long)]
+    pub restored: bool,
     /// Read settings from this file instead of those in /etc/scitq
     #[arg(long, value_name = "FILE", env = "SCITQ_CONFIG")]
     pub config: Option<PathBuf>,
@@ -53,6 +58,7 @@ pub async fn run(arguments: UpArgs) -> anyhow::Result<ExitCode> {
     let server_options = ServerOptions {
         settings: settings.clone(),
         broker: broker.clone(),
+        restored: arguments.restored,
     };
     let mut server = scitq_server::start(server_options).await?;
     let readiness = server.readiness().clone();

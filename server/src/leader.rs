@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use scitq_broker::{Broker, BrokerError, Channel, Connection, Consumer, QueueType, topology};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::ControlSender;
 use crate::db::Database;
+use crate::dispatch::core::ListeningTimes;
 use crate::dispatch::{DispatchInput, DispatchSender, Dispatcher};
 use crate::events::{Consumed, EventsConsumer, HeartbeatConsumer, Markers, Present};
 use crate::maintenance::{LeaseCheck, SilenceCheck};
@@ -27,6 +29,9 @@ use crate::readiness::{Part, Readiness};
 
 /// How long a server in waiting waits before it tries for the leadership again. The broker has no event for it.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
+/// For how many times the silence after which a worker is shown offline those are waited for that a restored database knows.
+const LISTENED_FOR: u32 = 4;
 
 /// Everything that a term of leadership needs.
 #[derive(Clone)]
@@ -136,6 +141,8 @@ impl Leader {
                 );
             }
         }
+        let restorations = patiently!(&stop, "the leadership", self.database.restorations().await)?;
+        let restorations = Arc::new(restorations);
         let (dispatcher, inputs) = DispatchSender::new();
         let (nudge_sender, nudge_receiver) = mpsc::channel(WAITING_NUDGES);
         let control = ControlSender::new(commanding.channel().await?, epoch);
@@ -147,6 +154,11 @@ impl Leader {
             queue_type: self.queue_type,
             control: control.clone(),
             inputs,
+            restorations: Arc::clone(&restorations),
+            listening: ListeningTimes {
+                least: self.offline_after,
+                most: self.offline_after * LISTENED_FOR,
+            },
             notices: self.notices.clone(),
             stop: stop.clone(),
         };
@@ -166,6 +178,7 @@ impl Leader {
             dispatcher: dispatcher.clone(),
             notices: self.notices.clone(),
             markers: markers.clone(),
+            restorations: Arc::clone(&restorations),
             pause_worker_after: self.pause_worker_after,
             stop: stop.clone(),
         };
@@ -177,6 +190,7 @@ impl Leader {
             consumer: heartbeats,
             control: control.clone(),
             dispatcher: dispatcher.clone(),
+            restorations,
             notices: self.notices.clone(),
             present: present.clone(),
             ended_since: BTreeMap::new(),

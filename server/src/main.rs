@@ -31,6 +31,10 @@ struct Arguments {
     /// Database, `postgres://user:password@host/database` or `sqlite:FILE`; better given in a file or by `SCITQ_DATABASE_URL`
     #[arg(long, value_name = "URL")]
     database_url: Option<String>,
+    /// Once, at the first start after the database was restored from a backup: leave the ids free that were given after the
+    /// backup, hear what the workers run before anything is dispatched, and take in tasks that the backup does not know
+    #[arg(long)]
+    restored: bool,
     /// What is logged: error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -68,6 +72,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let mut server = start(ServerOptions {
         settings: loaded.settings,
         broker,
+        restored: arguments.restored,
     })
     .await?;
     tokio::select! {

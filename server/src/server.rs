@@ -20,6 +20,8 @@ pub struct ServerOptions {
     pub settings: Settings,
     /// The broker; the in-process one is shared with a worker in the same process.
     pub broker: Broker,
+    /// True once, after the database was restored from a backup (D12).
+    pub restored: bool,
 }
 
 /// Why a server cannot start or go on.
@@ -77,7 +79,11 @@ impl ServerHandle {
 /// Starts a server in the background. It listens when this returns; broker and database are then looked for until they
 /// are found, and `/health/ready` says what is missing.
 pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> {
-    let ServerOptions { settings, broker } = options;
+    let ServerOptions {
+        settings,
+        broker,
+        restored,
+    } = options;
     let stop = CancellationToken::new();
     let readiness = Readiness::default();
     let notices = Notices::default();
@@ -123,6 +129,7 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
             let serving = tokio::spawn(server);
             let leading = lead(
                 settings,
+                restored,
                 broker,
                 context,
                 notices,
@@ -148,6 +155,7 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
 /// Finds the database, and leads or waits to lead until stopped.
 async fn lead(
     settings: Settings,
+    restored: bool,
     broker: Broker,
     context: Context,
     notices: Notices,
@@ -158,7 +166,7 @@ async fn lead(
     let database = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        database = find_database(&settings, &readiness) => database?,
+        database = find_database(&settings, restored, &readiness) => database?,
     };
     context.set_database(database.clone());
     let leader = Leader {
@@ -180,12 +188,31 @@ async fn lead(
     Ok(())
 }
 
+/// Connects to the database, and makes it ready if it was restored from a backup: before anybody is given an id.
+async fn open_database(settings: &Settings, restored: bool) -> Result<Database, DbError> {
+    let pool_size = usize::from(settings.database.pool_size);
+    let database = Database::connect(&settings.database.url, pool_size).await?;
+    if restored {
+        let restoration = database.restore().await?;
+        tracing::warn!(
+            last_task_of_backup = %restoration.last_task,
+            first_new_task = restoration.last_free_task.0 + 1,
+            epoch = %restoration.epoch,
+            "the database counts as restored from a backup; start without --restored from now on"
+        );
+    }
+    Ok(database)
+}
+
 /// Tries until the database is reached. An error is one that trying again does not help.
-async fn find_database(settings: &Settings, readiness: &Readiness) -> Result<Database, DbError> {
+async fn find_database(
+    settings: &Settings,
+    restored: bool,
+    readiness: &Readiness,
+) -> Result<Database, DbError> {
     let mut delay = Duration::from_millis(200);
     loop {
-        let pool_size = usize::from(settings.database.pool_size);
-        match Database::connect(&settings.database.url, pool_size).await {
+        match open_database(settings, restored).await {
             Ok(database) => {
                 tracing::info!(database = %database.address(), "the database is connected");
                 readiness.reached(Part::Database);

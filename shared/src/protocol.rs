@@ -13,7 +13,7 @@ pub use event::{
     AttemptPhase, AttemptReport, Heartbeat, Hello, InventoryItem, Marker, OutputMessage,
     ReleaseReason, ReturnedDispatch, WorkerEvent, WorkerMessage,
 };
-pub use task_message::TaskMessage;
+pub use task_message::{TaskMessage, TaskParticulars};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -20,6 +20,7 @@ mod migrate_versions;
 mod postgres;
 mod projection;
 mod projection_plan;
+mod restoration;
 mod revision;
 mod rows;
 mod schema;
@@ -50,6 +51,7 @@ pub use projection::{
     AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection,
     TaskChange,
 };
+pub use restoration::{LEAP, Restoration, Restorations, Whereabouts};
 pub use revision::{NewRevision, Revised, revise};
 use scitq_shared::api::{
     BatchView, CounterMismatch, ExecutionView, Progress, TaskView, WorkerView,
@@ -57,7 +59,7 @@ use scitq_shared::api::{
 use scitq_shared::ids::{AttemptId, DispatchId, Epoch, ExecutionId, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::output::Stream;
-use scitq_shared::protocol::Hello;
+use scitq_shared::protocol::{Hello, TaskMessage};
 use scitq_shared::secret::SecretUrl;
 use scitq_shared::submit::ValidTask;
 use scitq_shared::worker::DesiredState;
@@ -268,6 +270,37 @@ impl Database {
     pub async fn take_leadership(&self, leader: &str, later_than: Epoch) -> Result<Epoch, DbError> {
         let leader = leader.to_owned();
         call!(self, take_leadership(&leader, later_than))
+    }
+
+    /// The database was restored from a backup: leaves the ids, epochs and versions free that may have been given after it,
+    /// and overtakes whoever leads (D12). Nothing is dispatched until [`Self::restoration_heard`].
+    pub async fn restore(&self) -> Result<Restoration, DbError> {
+        call!(self, restore())
+    }
+
+    /// All restorations, from the first to the latest.
+    pub async fn restorations(&self) -> Result<Restorations, DbError> {
+        call!(self, restorations())
+    }
+
+    /// The workers have been heard after a restoration: what they hold is known.
+    pub async fn restoration_heard(&self, epoch: Epoch) -> Result<(), DbError> {
+        call!(self, restoration_heard(epoch))
+    }
+
+    /// Who may hold what the database does not know, and where it may wait.
+    pub async fn whereabouts(&self) -> Result<Whereabouts, DbError> {
+        call!(self, whereabouts())
+    }
+
+    /// Takes in tasks that are not known, under the ids that they have, as dispatched by these messages; creates their
+    /// batches. Known ones are left alone. Answers which are new, by id. The caller knows that their ids were left free.
+    pub async fn import(
+        &self,
+        epoch: Epoch,
+        messages: Vec<TaskMessage>,
+    ) -> Result<Vec<TaskId>, DbError> {
+        call!(self, import(epoch, &messages))
     }
 
     /// Fills a batch's dispatch window: takes pending tasks, highest priority and then lowest id first, until `window`

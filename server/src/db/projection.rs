@@ -42,6 +42,8 @@ pub struct LoadedTask {
     pub retries_left: u16,
     /// Revision of its definition.
     pub revision: Revision,
+    /// Its newest execution, where it has one.
+    pub execution: Option<ExecutionId>,
 }
 
 /// An attempt that has an execution already.

@@ -119,6 +119,7 @@ mod tests {
             state,
             retries_left: 0,
             revision: Revision(3),
+            execution: None,
         };
         for (state, expected) in table {
             assert_eq!(revise(Some(&task(state)), &batch, &wanted), expected);

@@ -86,6 +86,35 @@ bulk_row!(
     }
 );
 bulk_row!(
+    /// A dispatched task that the database does not know.
+    ImportedRow {
+        id: i64 => BigInt,
+        batch: String => Text,
+        dispatch_id: String => Text,
+        dispatch_epoch: i64 => BigInt,
+        dispatched_at: String => Time,
+        name: Option<String> => Text,
+        command: String => Text,
+        shell: Option<String> => Text,
+        container: Option<String> => Text,
+        container_options: Option<String> => Text,
+        input: String => Text,
+        output: Option<String> => Text,
+        resource: String => Text,
+        retries_left: i32 => Integer,
+        download_timeout: Option<i64> => BigInt,
+        run_timeout: Option<i64> => BigInt,
+        use_cache: bool => Bool,
+        priority: i32 => Integer,
+        weight: i32 => Integer,
+        idempotency_key: Option<String> => Text,
+        labels: String => Text,
+        uid: Option<i64> => BigInt,
+        gid: Option<i64> => BigInt,
+        revision: i64 => BigInt,
+    }
+);
+bulk_row!(
     /// A label of a task.
     LabelRow { key: String => Text, value: String => Text, task_id: i64 => BigInt }
 );

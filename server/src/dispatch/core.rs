@@ -9,7 +9,9 @@
 //! - A dispatch counts as missing only when it is neither in the queue nor with any worker that may have got it, nor can
 //!   still come to one (D12): the queue was withdrawn with no publication outstanding, and each worker has said so, is lost,
 //!   or has departed.
+//! - After the database was restored, nothing is claimed before the workers were heard (D12).
 
+mod hearing;
 mod input;
 mod recall;
 mod roll;
@@ -23,6 +25,8 @@ use std::time::Duration;
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::worker::DesiredState;
 
+pub use self::hearing::ListeningTimes;
+use self::hearing::{Hearing, Recounts};
 pub use self::input::{Effect, Input, MarkerNumber, Out, Question, RecallNumber};
 use self::recall::Recall;
 use self::roll::{Roll, Suspects};
@@ -44,6 +48,8 @@ enum Why {
     Roll,
     /// Tasks are to be changed.
     Recall,
+    /// The database was restored, and may not know what is in it.
+    Restored,
 }
 
 /// How far a withdrawal is.
@@ -109,6 +115,9 @@ impl Work {
 pub struct Core {
     windows: Windows,
     work: BTreeMap<BatchName, Work>,
+    /// While workers are listened to after a restoration, nothing is dispatched.
+    hearing: Option<Hearing>,
+    recounts: Recounts,
     /// The marker of the beginning of the term, until it is read back, and when it is taken for lost.
     beginning: Option<(MarkerNumber, Duration)>,
     last_marker: u64,
@@ -126,6 +135,10 @@ impl Core {
                 self.effects.push(Effect::LoadWorkers);
                 self.mark(now);
             }
+            Input::Restored { times } => self.listen(now, times),
+            Input::Around(whereabouts) => self.expect(now, whereabouts),
+            Input::Seen { worker, lacking } => self.seen(now, worker, lacking),
+            Input::Heard { worker, batch } => self.heard(worker, batch.as_ref()),
             Input::Workers { capacities } => self.workers(capacities),
             Input::WorkersChanged => self.effects.push(Effect::LoadWorkers),
             Input::Greeted { worker, desired } => self.greeted(worker, desired),
@@ -235,7 +248,7 @@ impl Core {
             Input::Tick => {}
         }
         self.tend(now);
-        if tidy {
+        if tidy && self.hearing.is_none() {
             self.tidy();
         }
         std::mem::take(&mut self.effects)
@@ -243,6 +256,10 @@ impl Core {
 
     /// When the core wants to be told [`Input::Tick`], unless something else happens before.
     pub fn next_deadline(&self, now: Duration) -> Option<Duration> {
+        let marker = self.beginning.map(|(_, until)| until);
+        if let Some(hearing) = &self.hearing {
+            return hearing.deadline().into_iter().chain(marker).min();
+        }
         let deadlines = self.work.values().flat_map(|work| {
             let rolling = work.roll.as_ref().and_then(|roll| roll.deadline(now));
             let resting = work.rest_until.filter(|until| now < *until);
@@ -261,7 +278,6 @@ impl Core {
                 suspecting.filter(|_| open),
             ]
         });
-        let marker = self.beginning.map(|(_, until)| until);
         deadlines.flatten().chain(marker).min()
     }
 
@@ -328,6 +344,7 @@ impl Core {
     fn withdrawn(&mut self, now: Duration, batch: &BatchName, dispatches: usize) {
         self.windows.room(batch, dispatches);
         self.windows.pending([batch.clone()]);
+        self.queue_is_empty(batch);
         let Some(work) = self.work.get_mut(batch) else {
             return;
         };
@@ -352,6 +369,13 @@ impl Core {
     fn tend(&mut self, now: Duration) {
         if self.beginning.is_some_and(|(_, until)| until <= now) {
             self.mark(now);
+        }
+        if self.hearing.is_some() {
+            for (batch, work) in &mut self.work {
+                work.tend_withdrawal(batch, &mut self.effects);
+            }
+            self.tend_hearing(now);
+            return;
         }
         for (batch, work) in &mut self.work {
             work.tend_recall(now, batch, &mut self.effects);

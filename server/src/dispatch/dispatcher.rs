@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -16,10 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::core::{Core, Input, MarkerNumber, RecallNumber};
+use super::core::{Core, Input, ListeningTimes, MarkerNumber, RecallNumber};
 use super::revise::Revise;
 use crate::control::ControlSender;
-use crate::db::Database;
+use crate::db::{Database, Restorations};
 use crate::events::Consumed;
 use crate::notices::Notices;
 use crate::patience::patiently;
@@ -51,6 +52,20 @@ pub enum DispatchInput {
     },
     /// Tasks are to be changed before they start (D8).
     Revise(Revise),
+    /// A worker of a restored database has given a sign of life.
+    Seen {
+        /// The worker.
+        worker: WorkerName,
+        /// True when it speaks of attempts that the database does not know, or is unknown itself.
+        lacking: bool,
+    },
+    /// A worker has recounted for this leader, and what it said is applied.
+    Heard {
+        /// The worker.
+        worker: WorkerName,
+        /// The batch that it worked for.
+        batch: Option<BatchName>,
+    },
     /// Everything that was in the state queue before this marker has been applied.
     MarkerRead {
         /// Which marker.
@@ -99,6 +114,10 @@ pub struct Dispatcher {
     pub control: ControlSender,
     /// What the dispatcher is told.
     pub inputs: mpsc::Receiver<DispatchInput>,
+    /// What is known of restorations.
+    pub restorations: Arc<Restorations>,
+    /// How long is listened after one.
+    pub listening: ListeningTimes,
     /// Tells waiting requests.
     pub notices: Notices,
     /// Ends the work between two transactions.
@@ -142,8 +161,15 @@ impl Dispatcher {
             "the dispatcher",
             self.database.dispatchable().await
         )?;
+        let mut inputs = VecDeque::new();
+        if self.restorations.is_open() {
+            let times = self.listening;
+            tracing::warn!(at_least = ?times.least, at_most = ?times.most, "the database was restored from a backup: nothing is dispatched until the workers have said what they hold");
+            inputs.push_back(Input::Restored { times });
+        }
+        inputs.push_back(Input::Loaded { loads });
         let mut desk = Desk {
-            inputs: VecDeque::from([Input::Loaded { loads }]),
+            inputs,
             outstanding: FuturesUnordered::new(),
             markers: BTreeMap::new(),
             revisions: BTreeMap::new(),
@@ -221,6 +247,12 @@ impl Dispatcher {
                     desk.inputs.push_back(Input::Absent { worker, dispatches });
                 }
                 DispatchInput::Revise(revise) => Self::take_revision(desk, revise),
+                DispatchInput::Seen { worker, lacking } => {
+                    desk.inputs.push_back(Input::Seen { worker, lacking });
+                }
+                DispatchInput::Heard { worker, batch } => {
+                    desk.inputs.push_back(Input::Heard { worker, batch });
+                }
                 DispatchInput::MarkerRead { marker } => {
                     let ours = desk.markers.remove(&marker);
                     desk.inputs

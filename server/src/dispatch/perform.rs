@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::core::{Effect, Input, MarkerNumber, Question};
 use super::dispatcher::{Answered, Desk, Dispatcher, Outstanding, marker_id};
 use crate::db::Loaded;
-use crate::events::{Consumed, Happening, needs, project};
+use crate::events::{Consumed, Happening, import_unknown, needs, project};
 use crate::notices::Notice;
 use crate::patience::patiently;
 
@@ -30,6 +30,19 @@ impl Dispatcher {
                 )?;
                 desk.inputs.push_back(Input::Workers { capacities });
             }
+            Effect::LookAround => {
+                let around = patiently!(
+                    &self.stop,
+                    "the dispatcher",
+                    self.database.whereabouts().await
+                )?;
+                desk.inputs.push_back(Input::Around(around));
+            }
+            Effect::Recount { worker } => {
+                tracing::info!(%worker, "asks for a recount");
+                self.control.tell(&worker, ControlCommand::Recount).await?;
+            }
+            Effect::EndListening { silent } => self.end_listening(&silent, desk).await?,
             Effect::Declare { batch } => {
                 let queue = topology::batch_queue(batch.as_str(), self.queue_type);
                 self.channel.declare_queue(&queue).await?;
@@ -82,6 +95,34 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    /// From now on it is dispatched as always. What silent workers run may run a second time.
+    async fn end_listening(&self, silent: &[WorkerName], desk: &mut Desk) -> Result<(), Consumed> {
+        for worker in silent {
+            tracing::warn!(%worker, "this worker has not answered since the database was restored: what it runs may run elsewhere, too");
+        }
+        let loads = patiently!(&self.stop, "the dispatcher", {
+            match self.database.restoration_heard(self.epoch).await {
+                Ok(()) => self.database.dispatchable().await,
+                Err(error) => Err(error),
+            }
+        })?;
+        tracing::info!("the workers have been heard; dispatching begins");
+        desk.inputs.push_back(Input::Loaded { loads });
+        Ok(())
+    }
+
+    /// Takes in tasks of these messages that a restored database does not know.
+    pub(super) async fn import(&self, messages: Vec<TaskMessage>) -> Result<(), Consumed> {
+        import_unknown(
+            &self.database,
+            self.epoch,
+            &self.restorations,
+            messages,
+            &self.stop,
+        )
+        .await
     }
 
     /// Commits first, publishes then (D3).

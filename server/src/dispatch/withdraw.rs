@@ -36,23 +36,25 @@ impl Dispatcher {
 
     async fn take_back(&self, held: &[Delivery]) -> Result<usize, Consumed> {
         let (mut fresh, mut redelivered) = (Vec::new(), Vec::new());
-        let mut unreadable = Vec::new();
+        let (mut unreadable, mut messages) = (Vec::new(), Vec::new());
         for delivery in held {
             match decode::<TaskMessage>(&delivery.body) {
-                Ok(task) if delivery.redelivered => redelivered.push(ReturnedDispatch {
-                    dispatch: task.dispatch,
-                    task: task.task,
-                }),
-                Ok(task) => fresh.push(Happening::Returned {
-                    dispatch: task.dispatch,
-                    task: task.task,
-                }),
+                Ok(message) => {
+                    let (dispatch, task) = (message.dispatch, message.task);
+                    if delivery.redelivered {
+                        redelivered.push(ReturnedDispatch { dispatch, task });
+                    } else {
+                        fresh.push(Happening::Returned { dispatch, task });
+                    }
+                    messages.push(message);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a message in a batch's queue cannot be read and is set aside");
                     unreadable.push(delivery.tag);
                 }
             }
         }
+        self.import(messages).await?;
         self.commit_returned(&fresh).await?;
         if !redelivered.is_empty() {
             // Somebody had them, and may have started them: that would be in the state queue, so they come back through it.

@@ -1,20 +1,22 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use scitq_broker::{
     BrokerError, Channel, Consumer, ConsumerEnd, Delivery, DeliveryTag, PublishFailure,
 };
 use scitq_shared::ids::Epoch;
 use scitq_shared::names::WorkerName;
-use scitq_shared::protocol::{ControlCommand, InventoryItem, WorkerEvent, WorkerMessage};
+use scitq_shared::protocol::{ControlCommand, Hello, InventoryItem, WorkerEvent, WorkerMessage};
 use tokio_util::sync::CancellationToken;
 
-use super::inventory::{Answer, compare};
+use super::import::import_unknown;
+use super::inventory::{Answer, compare, unknown};
 use super::markers::Markers;
-use super::project::{Happening, SideEffects, needs, project};
+use super::project::{Happening, SideEffects, needs, project_restored};
 use super::read::{StateMessage, dead_letter, next_batch, output_chunk, state_message};
 use crate::control::ControlSender;
-use crate::db::{Database, DbError, Loaded, NewChunk, Projected};
+use crate::db::{Database, DbError, Loaded, NewChunk, Projected, Restorations};
 use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::notices::{Notice, Notices};
 use crate::patience::patiently;
@@ -95,6 +97,8 @@ pub struct EventsConsumer {
     pub notices: Notices,
     /// Who waits for what has been read.
     pub markers: Markers,
+    /// What is known of restorations of the database.
+    pub restorations: Arc<Restorations>,
     /// After how many failures in a row of its own a worker is paused (D13).
     pub pause_worker_after: u32,
     /// Ends the work between two batches.
@@ -248,7 +252,8 @@ impl EventsConsumer {
                 Item::Happening(..) => None,
             });
             let decide = |loaded: &Loaded| {
-                let (projection, side_effects) = project(loaded, &happenings);
+                let (projection, side_effects) =
+                    project_restored(loaded, &happenings, &self.restorations);
                 effects = side_effects;
                 projection
             };
@@ -312,7 +317,8 @@ impl EventsConsumer {
                     known = greeted.known,
                     "a worker says hello"
                 );
-                self.compare_inventory(&message, &hello.inventory).await?;
+                let lacking = self.compare_inventory(&message, &hello.inventory).await?;
+                self.tell_of_restored(&message, hello, lacking).await;
                 if let Some(boots) = greeted.restart {
                     let restart = ControlCommand::Restart { boots };
                     self.control.tell(&message.worker, restart).await?;
@@ -337,6 +343,16 @@ impl EventsConsumer {
                 )?;
                 self.dispatcher.send(DispatchInput::WorkersChanged).await;
             }
+            WorkerEvent::Described { message } => {
+                import_unknown(
+                    &self.database,
+                    self.epoch,
+                    &self.restorations,
+                    vec![*message],
+                    &self.stop,
+                )
+                .await?;
+            }
             WorkerEvent::Absent { dispatches } => {
                 let worker = message.worker;
                 self.dispatcher
@@ -348,13 +364,28 @@ impl EventsConsumer {
         Ok(())
     }
 
+    /// Workers of a restored database are listened to (D12).
+    async fn tell_of_restored(&self, message: &WorkerMessage, hello: &Hello, lacking: bool) {
+        if self.restorations.is_empty() {
+            return;
+        }
+        let worker = message.worker.clone();
+        let input = if hello.recounted == Some(self.epoch) {
+            let batch = hello.batch.clone();
+            DispatchInput::Heard { worker, batch }
+        } else {
+            DispatchInput::Seen { worker, lacking }
+        };
+        self.dispatcher.send(input).await;
+    }
+
     /// Attempts that a worker should hold and does not know are lost at once (D9); lost ones that it holds are taken back,
-    /// or are to stop (D7).
+    /// or are to stop (D7). Answers whether it holds some that the database does not know.
     async fn compare_inventory(
         &mut self,
         message: &WorkerMessage,
         inventory: &[InventoryItem],
-    ) -> Result<(), Consumed> {
+    ) -> Result<bool, Consumed> {
         let ids: Vec<_> = inventory.iter().map(|item| item.attempt).collect();
         let held = patiently!(
             &self.stop,
@@ -373,7 +404,8 @@ impl EventsConsumer {
         let items = happened
             .into_iter()
             .map(|happening| Item::Happening(happening, usize::MAX));
-        self.store(items.collect(), &[], &[]).await
+        self.store(items.collect(), &[], &[]).await?;
+        Ok(!unknown(&held, inventory).is_empty())
     }
 }
 

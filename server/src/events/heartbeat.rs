@@ -10,11 +10,11 @@ use scitq_shared::protocol::{AttemptPhase, ControlCommand, Heartbeat, ProtocolEr
 use tokio_util::sync::CancellationToken;
 
 use super::consume::{Consumed, happenings_of, resend_of};
-use super::inventory::{Answer, compare};
+use super::inventory::{Answer, compare, unknown};
 use super::project::{SideEffects, needs, project};
 use super::read::dead_letter;
 use crate::control::ControlSender;
-use crate::db::Database;
+use crate::db::{Database, HeldAttempts, Restorations};
 use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::notices::{Notice, Notices};
 
@@ -90,6 +90,8 @@ pub struct HeartbeatConsumer {
     pub control: ControlSender,
     /// Told when a worker is back.
     pub dispatcher: DispatchSender,
+    /// What is known of restorations of the database.
+    pub restorations: Arc<Restorations>,
     /// Tells waiting requests.
     pub notices: Notices,
     /// Workers heard of in this session and not offline since.
@@ -155,6 +157,12 @@ impl HeartbeatConsumer {
         let unknown = self.database.heard_from(self.epoch, &workers).await?;
         for worker in unknown {
             tracing::debug!(%worker, "a heartbeat of a worker whose hello has not been applied");
+            if !self.restorations.is_empty() {
+                // It may have said its hello to the database that was there before.
+                let lacking = true;
+                let seen = DispatchInput::Seen { worker, lacking };
+                self.dispatcher.send(seen).await;
+            }
         }
         let mut came = false;
         for heartbeat in &heartbeats {
@@ -199,6 +207,7 @@ impl HeartbeatConsumer {
             .database
             .held_attempts(&heartbeat.worker, heartbeat.incarnation, &ids)
             .await?;
+        self.tell_of_restored(heartbeat, &held).await;
         let answers = compare(&held, &heartbeat.inventory, heartbeat.sequence);
         let happened = happenings_of(&answers, &heartbeat.worker);
         if !happened.is_empty() {
@@ -239,6 +248,24 @@ impl HeartbeatConsumer {
         self.control.applied(applied).await?;
         self.control.stop(stop).await?;
         Ok(())
+    }
+
+    /// Workers of a restored database are listened to (D12). What is on its way in the queues is given time to arrive.
+    async fn tell_of_restored(&mut self, heartbeat: &Heartbeat, held: &HeldAttempts) {
+        if self.restorations.is_empty() {
+            return;
+        }
+        let unknown = unknown(held, &heartbeat.inventory);
+        let lacking = unknown
+            .into_iter()
+            .filter(|attempt| self.waited_enough(*attempt))
+            .count()
+            > 0;
+        if lacking || self.restorations.is_open() {
+            let worker = heartbeat.worker.clone();
+            let seen = DispatchInput::Seen { worker, lacking };
+            self.dispatcher.send(seen).await;
+        }
     }
 
     async fn tell(&self, heartbeat: &Heartbeat, command: ControlCommand) -> Result<(), Consumed> {

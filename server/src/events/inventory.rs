@@ -96,6 +96,13 @@ pub fn compare(held: &HeldAttempts, inventory: &[InventoryItem], sequence: u64) 
     answers
 }
 
+/// The attempts of an inventory that the database does not know.
+pub fn unknown(held: &HeldAttempts, inventory: &[InventoryItem]) -> Vec<AttemptId> {
+    let known: BTreeSet<AttemptId> = held.listed.iter().map(|known| known.attempt).collect();
+    let unknown = inventory.iter().map(|item| item.attempt);
+    unknown.filter(|attempt| !known.contains(attempt)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 mod consume;
 mod faults;
 mod heartbeat;
+mod import;
 mod inventory;
 mod markers;
 mod project;
@@ -14,6 +15,7 @@ mod read;
 pub use consume::{Consumed, EventsConsumer};
 pub use faults::{Verdict, judge};
 pub use heartbeat::{HeartbeatConsumer, Present};
-pub use inventory::{Answer, compare};
+pub use import::import_unknown;
+pub use inventory::{Answer, compare, unknown};
 pub use markers::Markers;
-pub use project::{Happening, SideEffects, needs, project};
+pub use project::{Happening, SideEffects, needs, project, project_restored};

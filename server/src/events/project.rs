@@ -1,14 +1,18 @@
 use std::collections::BTreeMap;
 
 use scitq_shared::execution::{FailureReason, HINDRANCES_SPARED, Outcome};
-use scitq_shared::ids::{AttemptId, DispatchId, IncarnationId, Revision, TaskId};
+use scitq_shared::ids::{
+    AttemptId, DispatchId, Epoch, ExecutionId, IncarnationId, Revision, TaskId,
+};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{AttemptPhase, AttemptReport, WorkerEvent, WorkerMessage};
 use scitq_shared::transition::{
     AttemptEvent, AttemptState, Decision, Effect, Event, TaskState, transition,
 };
 
-use crate::db::{AttemptChange, Loaded, LoadedAttempt, Needs, Projection, TaskChange};
+use crate::db::{
+    AttemptChange, Loaded, LoadedAttempt, Needs, Projection, Restorations, TaskChange,
+};
 
 /// One thing that happened to a task or an attempt, as the projection takes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,9 +68,10 @@ impl Happening {
     /// an error for messages that contradict themselves.
     pub fn of(message: &WorkerMessage) -> Result<Option<Self>, String> {
         let (event, report, failure) = match &message.event {
-            WorkerEvent::Hello(_) | WorkerEvent::Goodbye { .. } | WorkerEvent::Absent { .. } => {
-                return Ok(None);
-            }
+            WorkerEvent::Hello(_)
+            | WorkerEvent::Goodbye { .. }
+            | WorkerEvent::Described { .. }
+            | WorkerEvent::Absent { .. } => return Ok(None),
             WorkerEvent::Returned { dispatch, task } => {
                 return Ok(Some(Self::Returned {
                     dispatch: *dispatch,
@@ -134,6 +139,25 @@ impl Happening {
         )
     }
 
+    /// The epoch of its dispatch, where it shows that a task got further than a restored database knows.
+    fn forgotten(
+        &self,
+        stands: AttemptState,
+        task: TaskState,
+        restorations: &Restorations,
+    ) -> Option<Epoch> {
+        let Self::Reported { report, event, .. } = self else {
+            return None;
+        };
+        let tells = !matches!(
+            event,
+            AttemptEvent::Hindered | AttemptEvent::Released | AttemptEvent::Lost
+        );
+        let unknown = stands == AttemptState::Unknown && task.dispatch() != Some(report.dispatch);
+        (tells && unknown && restorations.believes(report.dispatch_epoch, report.task))
+            .then_some(report.dispatch_epoch)
+    }
+
     /// The worker that speaks, where one does.
     fn speaker(&self) -> Option<&WorkerName> {
         match self {
@@ -143,11 +167,12 @@ impl Happening {
     }
 
     /// The event, with what the database knows of the attempt. None where it knows nothing of an attempt that an inventory
-    /// names: its report comes.
+    /// names: its report comes. `forgotten` says that the attempt is one that a restored database does not know.
     fn event(
         &self,
         known: Option<&LoadedAttempt>,
         stands: AttemptState,
+        forgotten: bool,
         current: Revision,
     ) -> Option<Event> {
         let lost = stands == AttemptState::Lost;
@@ -156,7 +181,9 @@ impl Happening {
                 dispatch: report.dispatch,
                 attempt: report.attempt,
                 event: *event,
-                may_be_taken: lost && report.revision == current,
+                // Of what was forgotten the backup may have an older definition.
+                may_be_taken: (lost && report.revision == current)
+                    || (forgotten && report.revision >= current),
             },
             Self::Returned { dispatch, .. } => Event::DispatchReturned {
                 dispatch: *dispatch,
@@ -221,7 +248,16 @@ pub struct SideEffects {
 
 /// Decides what a batch of happenings changes, in their order. Pure: called again when a transaction is retried.
 pub fn project(loaded: &Loaded, happenings: &[Happening]) -> (Projection, SideEffects) {
-    let mut work = Work::new(loaded);
+    project_restored(loaded, happenings, &Restorations::default())
+}
+
+/// The same for a database that may have been restored: attempts that it may have forgotten are taken (D12).
+pub fn project_restored(
+    loaded: &Loaded,
+    happenings: &[Happening],
+    restorations: &Restorations,
+) -> (Projection, SideEffects) {
+    let mut work = Work::new(loaded, restorations);
     for happening in happenings {
         work.apply(happening);
     }
@@ -234,12 +270,31 @@ struct WorkingTask {
     from: TaskState,
     now: TaskState,
     retries_left: u16,
+    execution: Option<ExecutionId>,
     meet_requirements: bool,
     touched: bool,
     moved_by: Option<AttemptId>,
 }
 
+impl WorkingTask {
+    /// Where the task stood when an attempt was dispatched that the database has forgotten, by an epoch: what the backup
+    /// says to be under way was over then, and what it says to be waited for had succeeded.
+    fn before_forgotten(&self, epoch: Epoch, restorations: &Restorations) -> TaskState {
+        let precedes = |execution| restorations.precedes(execution, epoch);
+        // One that has moved since is held by something that was heard of since.
+        let untouched = self.moved_by.is_none() && self.execution.is_some_and(precedes);
+        match self.now {
+            TaskState::Waiting { .. } => TaskState::Pending,
+            TaskState::Accepted { .. } | TaskState::Running { .. } if untouched => {
+                TaskState::Pending
+            }
+            other => other,
+        }
+    }
+}
+
 struct Work<'a> {
+    restorations: &'a Restorations,
     tasks: BTreeMap<TaskId, WorkingTask>,
     states: BTreeMap<AttemptId, AttemptState>,
     known: &'a BTreeMap<AttemptId, LoadedAttempt>,
@@ -250,7 +305,7 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(loaded: &'a Loaded) -> Self {
+    fn new(loaded: &'a Loaded, restorations: &'a Restorations) -> Self {
         let tasks = loaded.tasks.iter().map(|(id, task)| {
             let working = WorkingTask {
                 batch: task.batch.clone(),
@@ -258,6 +313,7 @@ impl<'a> Work<'a> {
                 from: task.state,
                 now: task.state,
                 retries_left: task.retries_left,
+                execution: task.execution,
                 meet_requirements: false,
                 touched: false,
                 moved_by: None,
@@ -266,6 +322,7 @@ impl<'a> Work<'a> {
         });
         let attempts = loaded.attempts.values();
         Self {
+            restorations,
             tasks: tasks.collect(),
             states: attempts.map(|a| (a.attempt, a.state)).collect(),
             known: &loaded.attempts,
@@ -286,7 +343,9 @@ impl<'a> Work<'a> {
             .and_then(|attempt| self.states.get(&attempt).copied())
             .unwrap_or(AttemptState::Unknown);
         let known = attempt.and_then(|attempt| self.known.get(&attempt));
-        let Some(mut event) = happening.event(known, stands, task.revision) else {
+        let forgotten = happening.forgotten(stands, task.now, self.restorations);
+        let Some(mut event) = happening.event(known, stands, forgotten.is_some(), task.revision)
+        else {
             return;
         };
         if happening.is_hindrance() && !stands.is_over() {
@@ -299,7 +358,11 @@ impl<'a> Work<'a> {
                 *event = AttemptEvent::Failed;
             }
         }
-        let (next, effects) = match transition(task.now, task.retries_left, stands, event) {
+        let stood = match forgotten {
+            Some(epoch) => task.before_forgotten(epoch, self.restorations),
+            None => task.now,
+        };
+        let (next, effects) = match transition(stood, task.retries_left, stands, event) {
             Decision::Changed {
                 task: next,
                 attempt: attempt_next,

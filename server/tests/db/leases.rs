@@ -44,6 +44,8 @@ async fn greet(
             paused: false,
         },
         desired_version: 0,
+        batch: None,
+        recounted: None,
         inventory: Vec::new(),
     };
     let greeted = fixture

@@ -16,6 +16,7 @@ mod postgres_only;
 mod projecting;
 mod projector;
 mod requirements;
+mod restoring;
 mod revising;
 mod schema;
 mod submission;
@@ -61,6 +62,7 @@ contract! {
     leases: leases_end, earlier_lives_have_leases, lost_attempts_are_taken_back, restarts, paused_batches, faults,
         resumed_batches_count_anew, hindrances, lives_before_the_migration, what_is_lost_is_told;
     revising: what_has_not_started_is_changed, what_has_started_is_not, moved_tasks_are_counted_where_they_are;
+    restoring: ids_are_left_free, unknown_tasks_are_taken_in;
     counters: random_walk, repair;
     schema: newer_schema_is_refused, servers_start_at_once, dropped_calls_leave_nothing_open, a_dropped_database_leaves_nothing_open, concurrent_writers,
         ping_and_address;

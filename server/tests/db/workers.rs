@@ -28,6 +28,8 @@ pub fn hello(batch_name: &str, concurrency: u16) -> Hello {
             paused: false,
         },
         desired_version: 0,
+        batch: None,
+        recounted: None,
         inventory: Vec::new(),
     }
 }

@@ -62,6 +62,7 @@ impl Fixture {
         let server = scitq_server::start(ServerOptions {
             settings,
             broker: broker.clone(),
+            restored: false,
         })
         .await
         .unwrap();
@@ -233,6 +234,8 @@ impl PlayedWorker {
             memory_bytes: 1,
             initial: self.desired.clone(),
             desired_version: self.desired.version,
+            batch: None,
+            recounted: None,
             inventory: inventory(held),
         };
         self.say(WorkerEvent::Hello(hello)).await;

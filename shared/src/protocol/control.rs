@@ -82,4 +82,7 @@ pub enum ControlCommand {
         /// The start of the agent that the request is for, as its hello counts them.
         boots: u32,
     },
+    /// The server's database was restored from a backup and may know nothing of what is here (D12): give back what has not
+    /// started, say of everything else what it is and how far, and then hello, with the epoch of this message.
+    Recount,
 }

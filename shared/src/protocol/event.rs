@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::PROTOCOL_VERSION;
+use super::{PROTOCOL_VERSION, TaskMessage};
 use crate::Timestamp;
 use crate::execution::{Exit, Outcome, Usage};
 use crate::ids::{AttemptId, DispatchId, Epoch, IncarnationId, Revision, TaskId};
@@ -86,6 +86,12 @@ pub enum WorkerEvent {
         /// Its task.
         task: TaskId,
     },
+    /// What a dispatch asks to be run, for a server that may not know its task because its database was restored (D12).
+    /// What has become of it is said by the event that follows.
+    Described {
+        /// The message that brought it.
+        message: Box<TaskMessage>,
+    },
     /// Answer to a revoke: none of these dispatches is here, and none of them starts here any more should it still be
     /// on its way (D4).
     Absent {
@@ -106,6 +112,7 @@ impl WorkerEvent {
             Self::Ended(_) => "ended",
             Self::Released { .. } => "released",
             Self::Returned { .. } => "returned",
+            Self::Described { .. } => "described",
             Self::Absent { .. } => "absent",
         }
     }
@@ -185,6 +192,13 @@ pub struct Hello {
     /// How many times its agent was started on this incarnation's directory, this start included.
     #[serde(default)]
     pub boots: u32,
+    /// Batch that it works for now, where it has been told one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchName>,
+    /// Epoch of the leader that asked for a recount, where this is the end of one: everything in the inventory has been
+    /// described and told before, and nothing unstarted is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recounted: Option<Epoch>,
     /// All attempts it holds.
     pub inventory: Vec<InventoryItem>,
 }

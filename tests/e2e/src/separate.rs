@@ -77,6 +77,26 @@ impl Separate {
         self.server = Some(self.server_program("scitq-server", &self.site.listen()));
     }
 
+    /// Starts the server for the first time after its database was restored from a backup.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn start_restored_server(&mut self) {
+        assert!(self.server.is_none(), "the server runs already");
+        let mut command = self.server_command(&self.site.listen());
+        command.arg("--restored");
+        self.server = Some(Program::start("scitq-server --restored", command));
+    }
+
+    /// The same with another database, in the place of the one before.
+    #[must_use]
+    pub fn with_database(self, database_url: String) -> Self {
+        Self {
+            database_url,
+            ..self
+        }
+    }
+
     /// Starts another server beside the first, and does not wait for anything. Answers its process and its interface.
     pub fn another_server(&self) -> (Program, Rest) {
         let port = scitq_testkit::free_port();
@@ -85,6 +105,10 @@ impl Separate {
     }
 
     fn server_program(&self, name: &str, listen: &str) -> Program {
+        Program::start(name, self.server_command(listen))
+    }
+
+    fn server_command(&self, listen: &str) -> Command {
         let mut command = self.site.command("scitq-server", &self.setup);
         command
             .args(["--listen", listen])
@@ -92,7 +116,7 @@ impl Separate {
             .arg(self.site.settings_file())
             .env("SCITQ_BROKER_URL", &self.broker_url)
             .env("SCITQ_DATABASE_URL", &self.database_url);
-        Program::start(name, command)
+        command
     }
 
     /// The server's process.

@@ -202,7 +202,6 @@ impl World {
                 Found::Unstarted
             } else if worker.processes.contains_key(attempt) {
                 Found::Running {
-                    definition: Box::new(journal.definition.clone()),
                     ran_for: std::time::Duration::ZERO,
                 }
             } else {
@@ -216,6 +215,7 @@ impl World {
             };
             recovered.push(Recovered {
                 report: journal.report.clone(),
+                definition: journal.definition.clone(),
                 found,
             });
         }

@@ -123,8 +123,25 @@ pub struct Rules {
 pub struct Recovered {
     /// All that was known of it.
     pub report: AttemptReport,
+    /// What it runs, or ran.
+    pub definition: TaskDefinition,
     /// What was found of it.
     pub found: Found,
+}
+
+impl Recovered {
+    /// The message that brought it, as far as it is still known.
+    fn message(&self) -> TaskMessage {
+        let report = &self.report;
+        TaskMessage::new(
+            report.dispatch_epoch,
+            report.dispatch,
+            report.task,
+            report.batch.clone(),
+            report.queued_at,
+            self.definition.clone(),
+        )
+    }
 }
 
 /// What an agent found of an attempt of an agent before it.
@@ -134,8 +151,6 @@ pub enum Found {
     Unstarted,
     /// It runs on, or has ended in the meantime: its end will be told.
     Running {
-        /// What is run: its weight and its run timeout count.
-        definition: Box<TaskDefinition>,
         /// For how long it has run.
         ran_for: Duration,
     },
@@ -207,16 +222,13 @@ impl Core {
             no_restart_before: Duration::ZERO,
             effects: Vec::new(),
         };
-        for Recovered { report, found } in recovered {
+        for recovered in recovered {
+            let message = recovered.message();
+            let Recovered { report, found, .. } = recovered;
             match found {
                 Found::Unstarted => core.recover_unstarted(report),
-                Found::Running {
-                    definition,
-                    ran_for,
-                } => {
-                    core.recover_running(report, *definition, ran_for);
-                }
-                Found::Ended(end) => core.recover_ended(report, end),
+                Found::Running { ran_for } => core.recover_running(report, message, ran_for),
+                Found::Ended(end) => core.recover_ended(report, message, end),
             }
         }
         core
@@ -319,6 +331,10 @@ impl Core {
         let old = message.epoch < *newest;
         *newest = message.epoch.max(*newest);
         if redelivered || old {
+            if message.epoch < self.epoch {
+                // A leader of the past sent it: the present one may know nothing of it.
+                self.publish_described(now, Some(place), Arc::clone(&message));
+            }
             self.publish_returned(now, place, message.dispatch, message.task);
         } else if self.tombstones.contains(&message.dispatch) {
             self.effects.push(Effect::Ack(place));
@@ -354,7 +370,7 @@ impl Core {
                 stdout_bytes: 0,
                 stderr_bytes: 0,
             };
-            self.end_attempt(now, report, Some(place), end);
+            self.end_attempt(now, report, Arc::clone(message), Some(place), end);
             return;
         }
         let active = Active {
@@ -381,7 +397,7 @@ impl Core {
         };
         self.forget_timers(&active);
         let place = active.unacked.then_some(active.origin);
-        self.end_attempt(now, active.report, place, end);
+        self.end_attempt(now, active.report, active.message, place, end);
     }
 
     /// Keeps an attempt that is over, and reports it.
@@ -389,11 +405,12 @@ impl Core {
         &mut self,
         now: Now,
         report: AttemptReport,
+        message: Arc<TaskMessage>,
         unacked: Option<Place>,
         end: AttemptEnd,
     ) {
         let attempt = report.attempt;
-        let ended = Ended::new(report, unacked, end, self.rules.stream_cap_bytes);
+        let ended = Ended::new(report, message, unacked, end, self.rules.stream_cap_bytes);
         if !ended.output_sent {
             self.effects
                 .push(Effect::SendOutput(ended.output(None, None)));
@@ -402,9 +419,10 @@ impl Core {
         self.publish_ended(now, attempt);
     }
 
-    fn recover_ended(&mut self, report: AttemptReport, end: AttemptEnd) {
+    fn recover_ended(&mut self, report: AttemptReport, message: TaskMessage, end: AttemptEnd) {
         let attempt = report.attempt;
-        let ended = Ended::new(report, None, end, self.rules.stream_cap_bytes);
+        let cap_bytes = self.rules.stream_cap_bytes;
+        let ended = Ended::new(report, Arc::new(message), None, end, cap_bytes);
         if !ended.output_sent {
             self.effects
                 .push(Effect::SendOutput(ended.output(Some(0), Some(0))));
@@ -426,21 +444,8 @@ impl Core {
     }
 
     /// It takes its slots as before. Its delivery went with the connection of the agent before.
-    fn recover_running(
-        &mut self,
-        report: AttemptReport,
-        definition: TaskDefinition,
-        ran_for: Duration,
-    ) {
+    fn recover_running(&mut self, report: AttemptReport, message: TaskMessage, ran_for: Duration) {
         let attempt = report.attempt;
-        let message = TaskMessage::new(
-            report.dispatch_epoch,
-            report.dispatch,
-            report.task,
-            report.batch.clone(),
-            report.queued_at,
-            definition,
-        );
         self.effects.push(Effect::Adopt { attempt });
         let active = Active {
             report,

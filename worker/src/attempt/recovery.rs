@@ -77,7 +77,6 @@ pub(crate) fn recover(
             found.running.push(adopted(&journal, kept));
             Found::Running {
                 ran_for: ran_for(&journal, boot_id),
-                definition: Box::new(journal.definition),
             }
         } else {
             interrupted.push((path, journal));
@@ -85,6 +84,7 @@ pub(crate) fn recover(
         };
         found.attempts.push(Recovered {
             report: journal.report,
+            definition: journal.definition,
             found: state,
         });
     }
@@ -96,7 +96,10 @@ pub(crate) fn recover(
     for (
         path,
         Journal {
-            report, killing, ..
+            report,
+            definition,
+            killing,
+            ..
         },
     ) in interrupted
     {
@@ -110,6 +113,7 @@ pub(crate) fn recover(
         }
         found.attempts.push(Recovered {
             report,
+            definition,
             found: Found::Ended(end),
         });
     }

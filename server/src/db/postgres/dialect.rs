@@ -48,6 +48,18 @@ pub(in crate::db) const MILLISECONDS_AGO: (&str, &str) = (
     " AS double precision) / 1000)",
 );
 
+/// The SELECT of the last id that a table has given, as `id`.
+pub(in crate::db) fn last_id(table: &str) -> String {
+    format!(
+        "SELECT GREATEST((SELECT COALESCE(max(id), 0) FROM {table}), (SELECT last_value FROM {table}_id_seq)) AS id"
+    )
+}
+
+/// The statements after which a table's next id is the one behind `id`.
+pub(in crate::db) fn set_last_id(table: &str, id: i64) -> Vec<String> {
+    vec![format!("SELECT setval('{table}_id_seq', {id})")]
+}
+
 /// Begins a transaction that writes: READ COMMITTED, rows are locked as they are read.
 pub(in crate::db) async fn begin(conn: &mut Conn) -> QueryResult<()> {
     AnsiTransactionManager::begin_transaction(conn).await

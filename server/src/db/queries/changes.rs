@@ -74,6 +74,8 @@ struct LockedRow {
     revision: i64,
     #[diesel(sql_type = BigInt)]
     row_version: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    execution_id: Option<i64>,
 }
 
 impl LockedRow {
@@ -94,6 +96,7 @@ impl LockedRow {
             state,
             retries_left,
             revision: Revision(self.revision),
+            execution: self.execution_id.map(ExecutionId),
         };
         Ok(LockedTask {
             task,
@@ -110,7 +113,7 @@ pub(super) async fn lock_tasks(
     let ids: Vec<IdRow> = ids.map(|id| IdRow { id: id.0 }).collect();
     let rows: Vec<LockedRow> = read_for(conn, &ids, |array| {
         Statement::new(
-            "SELECT id, batch, status, uploading, missing, dispatch_id, attempt_id, retries_left, revision, row_version \
+            "SELECT id, batch, status, uploading, missing, dispatch_id, attempt_id, retries_left, revision, row_version, execution_id \
              FROM task WHERE id IN (SELECT r.id FROM ",
         )
         .rows::<IdRow>(array)

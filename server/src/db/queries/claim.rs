@@ -5,7 +5,7 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamp};
 use scitq_shared::definition::TaskDefinition;
 use scitq_shared::ids::{DispatchId, Epoch, Revision, TaskId};
 use scitq_shared::names::BatchName;
-use scitq_shared::protocol::TaskMessage;
+use scitq_shared::protocol::{TaskMessage, TaskParticulars};
 use scitq_shared::task::TaskStatus;
 use scitq_shared::transition::{AttemptState, Decision, Event, TaskState, transition};
 
@@ -172,7 +172,8 @@ fn dispatch(epoch: Epoch, array: String) -> Statement {
             " WHERE task.id = r.id AND task.row_version = r.row_version \
              RETURNING task.id, task.priority, task.dispatch_id, task.dispatched_at, task.name, task.command, task.shell, \
              task.container, task.container_options, task.input, task.output, task.resource, task.download_timeout, \
-             task.run_timeout, task.use_cache, task.weight, task.uid, task.gid, task.revision",
+             task.run_timeout, task.use_cache, task.weight, task.uid, task.gid, task.revision, task.retries_left, \
+             task.idempotency_key, task.labels",
         )
 }
 
@@ -216,6 +217,12 @@ struct DispatchedRow {
     gid: Option<i64>,
     #[diesel(sql_type = BigInt)]
     revision: i64,
+    #[diesel(sql_type = Integer)]
+    retries_left: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    idempotency_key: Option<String>,
+    #[diesel(sql_type = Text)]
+    labels: String,
 }
 
 impl DispatchedRow {
@@ -246,14 +253,17 @@ impl DispatchedRow {
         };
         let dispatch = parse("task.dispatch_id", &self.dispatch_id)?;
         let queued_at = self.dispatched_at.and_utc();
-        Ok(TaskMessage::new(
-            epoch,
-            dispatch,
-            TaskId(self.id),
-            batch.clone(),
-            queued_at,
-            definition,
-        ))
+        let particulars = TaskParticulars {
+            retries_left: narrow("retries_left", i64::from(self.retries_left))?,
+            priority: self.priority,
+            idempotency_key: self.idempotency_key,
+            labels: json("task.labels", &self.labels)?,
+        };
+        let (task, batch) = (TaskId(self.id), batch.clone());
+        Ok(TaskMessage {
+            particulars,
+            ..TaskMessage::new(epoch, dispatch, task, batch, queued_at, definition)
+        })
     }
 }
 

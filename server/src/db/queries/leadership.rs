@@ -2,6 +2,7 @@ use diesel::sql_types::BigInt;
 use diesel_async::RunQueryDsl;
 use scitq_shared::ids::Epoch;
 
+use super::restoration::was_overtaken;
 use super::statement::Statement;
 use super::transaction::transaction;
 use super::{Conn, Pool, dialect};
@@ -44,12 +45,15 @@ async fn take(conn: &mut Conn, leader: &str, later_than: Epoch) -> Result<Epoch,
         .sql(", since = ")
         .sql(dialect::NOW)
         .sql(" WHERE id = 1 RETURNING epoch");
-    match statement.read::<EpochRow>(conn).await?.pop() {
-        Some(row) => Ok(Epoch(row.epoch)),
-        None => Err(DbError::Corrupt {
+    let Some(row) = statement.read::<EpochRow>(conn).await?.pop() else {
+        return Err(DbError::Corrupt {
             reason: "the table leadership is empty".to_owned(),
-        }),
+        });
+    };
+    if row.epoch == later_than.0 + 1 {
+        was_overtaken(conn, Epoch(row.epoch)).await?;
     }
+    Ok(Epoch(row.epoch))
 }
 
 pub(in crate::db) async fn epoch(pool: &Pool) -> Result<Epoch, DbError> {

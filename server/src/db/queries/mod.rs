@@ -23,6 +23,7 @@ mod output;
 mod progress;
 mod project;
 mod requirements;
+mod restoration;
 mod revision;
 mod roll;
 mod statement;
@@ -46,6 +47,9 @@ pub(in crate::db) use leases::{live_attempts, set_lost, silent_beyond_lease};
 pub(in crate::db) use output::{output_chunks, output_state};
 pub(in crate::db) use progress::progress_of_tasks;
 pub(in crate::db) use project::project;
+pub(in crate::db) use restoration::{
+    import, restoration_heard, restorations, restore, whereabouts,
+};
 pub(in crate::db) use revision::{revise, unstarted};
 pub(in crate::db) use roll::{dispatches_beyond, unaccepted};
 pub(in crate::db) use steering::{

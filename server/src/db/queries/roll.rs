@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use diesel::sql_types::{BigInt, Text};
 use scitq_shared::ids::{DispatchId, TaskId};
-use scitq_shared::names::BatchName;
+use scitq_shared::names::{BatchName, WorkerName};
 
 use super::statement::Statement;
-use super::{Pool, dialect};
+use super::{Conn, Pool, dialect};
 use crate::db::value::parse;
 use crate::db::{DbError, Surplus, Unaccepted};
 
@@ -94,14 +94,21 @@ pub(in crate::db) async fn unaccepted(
         }
     }
     // After the tasks: a worker that came between the two cannot have got what is not in the queue.
+    Ok(Unaccepted {
+        dispatches,
+        workers: holders(&mut conn).await?,
+    })
+}
+
+/// All workers that may hold anything.
+pub(super) async fn holders(conn: &mut Conn) -> Result<BTreeSet<WorkerName>, DbError> {
     let names: Vec<NameRow> = Statement::new(
         "SELECT name FROM worker WHERE NOT departed AND lost_at IS NULL AND status NOT IN ('failed', 'evicted') ORDER BY name",
     )
-    .read(&mut conn)
+    .read(conn)
     .await?;
-    let workers = names.iter().map(|row| parse("worker.name", &row.name));
-    Ok(Unaccepted {
-        dispatches,
-        workers: workers.collect::<Result<_, _>>()?,
-    })
+    names
+        .iter()
+        .map(|row| parse("worker.name", &row.name))
+        .collect()
 }

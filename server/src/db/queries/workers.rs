@@ -110,7 +110,8 @@ async fn greet_once(
     let desired = match &known {
         Some(row) => row.desired()?,
         None => DesiredState {
-            version: 1,
+            // One that is known nowhere but has been told something before: the database was restored.
+            version: hello.desired_version.max(0) + 1,
             ..hello.initial.clone()
         },
     };

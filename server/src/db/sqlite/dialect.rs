@@ -37,6 +37,22 @@ pub(in crate::db) const MILLISECONDS_AGO: (&str, &str) = (
     " / 1000.0) || ' seconds')",
 );
 
+/// The SELECT of the last id that a table has given, as `id`.
+pub(in crate::db) fn last_id(table: &str) -> String {
+    format!(
+        "SELECT max((SELECT COALESCE(max(id), 0) FROM {table}), \
+         COALESCE((SELECT seq FROM sqlite_sequence WHERE name = '{table}'), 0)) AS id"
+    )
+}
+
+/// The statements after which a table's next id is the one behind `id`.
+pub(in crate::db) fn set_last_id(table: &str, id: i64) -> Vec<String> {
+    vec![
+        format!("DELETE FROM sqlite_sequence WHERE name = '{table}'"),
+        format!("INSERT INTO sqlite_sequence (name, seq) VALUES ('{table}', {id})"),
+    ]
+}
+
 /// Begins a transaction that writes. Immediate: one that began by reading could not go on after another had written.
 pub(in crate::db) async fn begin(conn: &mut Conn) -> QueryResult<()> {
     use diesel::connection::AnsiTransactionManager;

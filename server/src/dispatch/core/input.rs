@@ -7,7 +7,8 @@ use scitq_shared::ids::{DispatchId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::worker::DesiredState;
 
-use crate::db::{BatchLoad, Capacity, Unstarted};
+use super::hearing::ListeningTimes;
+use crate::db::{BatchLoad, Capacity, Unstarted, Whereabouts};
 
 /// A marker of this dispatcher in the state queue; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,27 @@ pub enum Input {
     Loaded {
         /// By batch, those with anything pending or assigned.
         loads: Vec<(BatchName, BatchLoad)>,
+    },
+    /// The database was restored from a backup, and nobody has listened to the workers yet. Comes before anything else.
+    Restored {
+        /// How long is listened.
+        times: ListeningTimes,
+    },
+    /// Answer to [`Effect::LookAround`].
+    Around(Whereabouts),
+    /// A worker of a restored database has given a sign of life.
+    Seen {
+        /// The worker.
+        worker: WorkerName,
+        /// True when it speaks of attempts that the database does not know, or is unknown itself.
+        lacking: bool,
+    },
+    /// A worker has answered [`Effect::Recount`], and what it said is applied.
+    Heard {
+        /// The worker.
+        worker: WorkerName,
+        /// The batch that it worked for.
+        batch: Option<BatchName>,
     },
     /// The workers that there are; batches not named have none.
     Workers {
@@ -197,6 +219,18 @@ pub enum Input {
 pub enum Effect {
     /// Read what workers there are.
     LoadWorkers,
+    /// Ask the database who may hold what it does not know, and where that may wait.
+    LookAround,
+    /// Ask a worker to give back what has not started and to say everything else anew.
+    Recount {
+        /// The worker.
+        worker: WorkerName,
+    },
+    /// Note that the workers have been heard, and read the database anew: answered by [`Input::Loaded`].
+    EndListening {
+        /// Those that have not answered.
+        silent: Vec<WorkerName>,
+    },
     /// Make sure that the queue of a batch is there.
     Declare {
         /// The batch.

@@ -1,5 +1,5 @@
 use scitq_shared::execution::Exit;
-use scitq_shared::ids::{Epoch, Revision};
+use scitq_shared::ids::{Epoch, ExecutionId, Revision};
 use scitq_shared::output::StreamEnd;
 use scitq_shared::protocol::{AttemptPhase, ReleaseReason, WorkerMessage};
 use uuid::Uuid;
@@ -77,6 +77,7 @@ fn loaded(tasks: &[(i64, TaskState, u16)], attempts: &[(u128, i64, AttemptState)
             state: *state,
             retries_left: *retries_left,
             revision: Revision(1),
+            execution: None,
         };
         (id, task)
     });
@@ -439,4 +440,131 @@ fn an_end_without_an_outcome_contradicts_itself() {
         WorkerEvent::Ended(report(1, 1)),
     );
     assert!(Happening::of(&message).is_err());
+}
+
+/// A restoration: the backup ended with task 100 and execution 90, and this database goes on with epoch 1,000.
+fn restored() -> Restorations {
+    Restorations(vec![crate::db::Restoration {
+        epoch: Epoch(1000),
+        last_task: TaskId(100),
+        last_free_task: TaskId(1100),
+        last_execution: ExecutionId(90),
+        heard: true,
+    }])
+}
+
+#[test]
+fn what_a_restored_database_has_forgotten_is_taken_and_nothing_of_it_stopped() {
+    let old = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
+    let accepted = TaskState::Accepted {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+    };
+    let assigned = TaskState::Assigned {
+        dispatch: dispatch(1),
+    };
+    let running = TaskState::Running {
+        dispatch: dispatch(2),
+        attempt: attempt(2),
+        uploading: false,
+    };
+    let waiting = TaskState::Waiting { missing: 2 };
+    // As the backup has it, its newest execution there, and what it comes to when attempt 2 is heard to run, and to have
+    // failed with a retry left.
+    let table = [
+        (waiting, None, Some((running, TaskState::Pending))),
+        (
+            TaskState::Pending,
+            None,
+            Some((running, TaskState::Pending)),
+        ),
+        (assigned, None, Some((running, TaskState::Pending))),
+        (accepted, Some(90), Some((running, TaskState::Pending))),
+        (old, Some(90), Some((running, TaskState::Pending))),
+        // Of something that was heard of since.
+        (old, Some(1_000_091), None),
+        (TaskState::Succeeded, Some(90), None),
+        (TaskState::Failed, Some(90), None),
+    ];
+    for (state, execution, expected) in table {
+        let mut known = loaded(&[(50, state, 1)], &[]);
+        if let Some(task) = known.tasks.get_mut(&TaskId(50)) {
+            task.execution = execution.map(ExecutionId);
+        }
+        let begins = happening(5, started(50, 2));
+        let fails = happening(6, ended(50, 2, Exit::Code(1)));
+        for (happened, to) in [
+            (vec![begins.clone()], expected.map(|(running, _)| running)),
+            (vec![fails.clone()], expected.map(|(_, over)| over)),
+            (vec![begins, fails], expected.map(|(_, over)| over)),
+        ] {
+            let (projection, effects) = project_restored(&known, &happened, &restored());
+            // A task that was pending and is again has only used a retry.
+            let found = projection.tasks.first().map(|change| change.to);
+            assert_eq!(found, to, "{state:?}");
+            assert_eq!(projection.attempts.len(), 1, "it is in the history");
+            if to.is_some() {
+                assert_eq!(effects.stop, [], "{state:?}");
+            }
+            if state == assigned {
+                assert_eq!(effects.revoke[&BatchName::default()], [dispatch(1)]);
+            }
+            // A database that was not restored knows what it has done.
+            let (projection, _) = project(&known, &happened);
+            assert_eq!(projection.tasks, [], "{state:?}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_have_been_forgotten_is_not_taken() {
+    let table = [
+        // Of a leader since the restoration.
+        (50, Epoch(1000), Revision(1), false),
+        // A task that only this database has submitted.
+        (1101, Epoch(1), Revision(1), false),
+        // Of an older definition than the backup's, and of a newer one.
+        (50, Epoch(1), Revision(0), false),
+        (50, Epoch(1), Revision(2), true),
+    ];
+    for (task, epoch, revision, taken) in table {
+        let known = loaded(&[(task, TaskState::Pending, 0)], &[]);
+        let mut report = report(task, 2);
+        report.dispatch_epoch = epoch;
+        report.revision = revision;
+        let happened = happening(5, WorkerEvent::Started(report));
+        let (projection, effects) = project_restored(&known, &[happened], &restored());
+        assert_eq!(projection.tasks.len(), usize::from(taken), "{task} {epoch}");
+        assert_eq!(effects.stop.is_empty(), taken);
+    }
+    // What was given back says nothing about how far the task had come.
+    let waiting = loaded(&[(50, TaskState::Waiting { missing: 1 }, 0)], &[]);
+    let released = WorkerEvent::Released {
+        report: report(50, 2),
+        reason: ReleaseReason::LessRoom,
+    };
+    let (projection, _) = project_restored(&waiting, &[happening(5, released)], &restored());
+    assert_eq!(projection.tasks, []);
+    assert_eq!(projection.attempts[0].state, AttemptState::Released);
+}
+
+#[test]
+fn of_two_forgotten_attempts_the_first_heard_of_is_kept() {
+    let old = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
+    let mut known = loaded(&[(50, old, 0)], &[]);
+    if let Some(task) = known.tasks.get_mut(&TaskId(50)) {
+        task.execution = Some(ExecutionId(7));
+    }
+    let happened = [happening(5, started(50, 2)), happening(6, started(50, 3))];
+    let (projection, effects) = project_restored(&known, &happened, &restored());
+    assert_eq!(projection.tasks[0].to.attempt(), Some(attempt(2)));
+    assert_eq!(effects.stop, [(worker(), attempt(3))]);
 }

@@ -37,6 +37,7 @@ mod outage;
 mod output;
 mod requirements;
 mod restart;
+mod restored;
 mod series;
 mod settings;
 mod steering;

@@ -114,6 +114,7 @@ impl Database {
             state: task.state,
             retries_left: task.retries_left,
             revision: task.revision,
+            execution: None,
         })
     }
 

@@ -89,6 +89,10 @@ impl World {
                 let capacities = self.database.capacity();
                 term.inputs.push_front(Input::Workers { capacities });
             }
+            // The simulated database is never restored from a backup.
+            Step::Effect(
+                Effect::LookAround | Effect::Recount { .. } | Effect::EndListening { .. },
+            ) => {}
             Step::Effect(Effect::Declare { batch }) => {
                 term.awaited = Some(Awaited::Declared);
                 self.send(commanding, Request::Declare(batch));

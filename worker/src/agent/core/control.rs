@@ -1,9 +1,10 @@
 //! What the leader says, and what follows from it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use scitq_shared::execution::{FailureReason, Outcome};
-use scitq_shared::ids::{AttemptId, DispatchId};
+use scitq_shared::ids::{AttemptId, DispatchId, Epoch};
 use scitq_shared::protocol::{ControlCommand, ControlMessage, ReleaseReason};
 use scitq_shared::worker::DesiredState;
 
@@ -40,6 +41,7 @@ impl Core {
             ControlCommand::Revoke { dispatches } => self.revoke(now, dispatches),
             ControlCommand::Stop { attempts } => self.stop_attempts(now, &attempts),
             ControlCommand::Restart { boots } => self.restart(now, boots),
+            ControlCommand::Recount => self.recount(now, message.epoch),
         }
     }
 
@@ -143,6 +145,35 @@ impl Core {
             self.effects.push(Effect::CloseChannel { channel });
             self.channel_closed(now, channel);
         }
+    }
+
+    /// Says everything anew, for a server whose database may know nothing of it.
+    ///
+    /// Closing the channel makes void whatever has not started, also what is still on its way here: nothing starts behind the
+    /// server's back. All is said by other channels then, in this order, so the hello comes last.
+    fn recount(&mut self, now: Now, epoch: Epoch) {
+        let active = self.active.values().map(|active| &active.message);
+        let ended = self.ended.values().map(|ended| &ended.message);
+        let messages: Vec<_> = active.chain(ended).map(Arc::clone).collect();
+        if let Some(channel) = self.channel {
+            self.effects.push(Effect::CloseChannel { channel });
+        }
+        for message in messages {
+            self.publish_described(now, None, message);
+        }
+        if let Some(channel) = self.channel {
+            self.channel_closed(now, channel);
+        }
+        let held: Vec<AttemptId> = self
+            .active
+            .keys()
+            .chain(self.ended.keys())
+            .copied()
+            .collect();
+        for attempt in held {
+            self.repeat(now, attempt);
+        }
+        self.say_hello(now, Some(epoch));
     }
 
     fn stop_attempts(&mut self, now: Now, attempts: &[AttemptId]) {

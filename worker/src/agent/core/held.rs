@@ -102,6 +102,7 @@ impl Active {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) report: AttemptReport,
+    pub(super) message: Arc<TaskMessage>,
     pub(super) stdout: StreamEnd,
     pub(super) stderr: StreamEnd,
     /// The delivery, while it is to be acknowledged.
@@ -115,6 +116,7 @@ pub(super) struct Ended {
 impl Ended {
     pub(super) fn new(
         mut report: AttemptReport,
+        message: Arc<TaskMessage>,
         unacked: Option<Place>,
         end: AttemptEnd,
         cap_bytes: u64,
@@ -129,6 +131,7 @@ impl Ended {
         report.stderr = Some(stderr);
         Self {
             report,
+            message,
             stdout,
             stderr,
             unacked,

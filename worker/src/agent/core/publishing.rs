@@ -1,10 +1,12 @@
 //! State events: how they are numbered, what waits for their confirmation, and what is published again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use scitq_shared::ids::{AttemptId, DispatchId, TaskId};
+use scitq_shared::ids::{AttemptId, DispatchId, Epoch, TaskId};
 use scitq_shared::protocol::{
-    AttemptPhase, Heartbeat, Hello, InventoryItem, PROTOCOL_VERSION, WorkerEvent, WorkerMessage,
+    AttemptPhase, Heartbeat, Hello, InventoryItem, PROTOCOL_VERSION, TaskMessage, WorkerEvent,
+    WorkerMessage,
 };
 
 use super::held::{Announced, Phase};
@@ -43,17 +45,7 @@ impl Core {
     pub(super) fn link_up(&mut self, now: Now) {
         self.link_up = true;
         self.next_beat = now.elapsed;
-        let hello = Hello {
-            hostname: self.identity.hostname.clone(),
-            program_version: self.identity.program_version.clone(),
-            cores: self.identity.cores,
-            memory_bytes: self.identity.memory_bytes,
-            initial: self.rules.initial.clone(),
-            desired_version: self.desired_version(),
-            boots: self.identity.boots,
-            inventory: self.inventory(),
-        };
-        self.publish(now, None, Publication::Hello, WorkerEvent::Hello(hello));
+        self.say_hello(now, None);
         let released: Vec<AttemptId> = self.released.keys().copied().collect();
         for attempt in released {
             self.publish_released(now, attempt);
@@ -67,6 +59,23 @@ impl Core {
         for attempt in ended {
             self.publish_ended(now, attempt);
         }
+    }
+
+    /// Introduces the worker, at the end of a recount with the epoch of whoever asked for it.
+    pub(super) fn say_hello(&mut self, now: Now, recounted: Option<Epoch>) {
+        let hello = Hello {
+            hostname: self.identity.hostname.clone(),
+            program_version: self.identity.program_version.clone(),
+            cores: self.identity.cores,
+            memory_bytes: self.identity.memory_bytes,
+            initial: self.rules.initial.clone(),
+            desired_version: self.desired_version(),
+            boots: self.identity.boots,
+            batch: self.desired.as_ref().map(|desired| desired.batch.clone()),
+            recounted,
+            inventory: self.inventory(),
+        };
+        self.publish(now, None, Publication::Hello, WorkerEvent::Hello(hello));
     }
 
     /// Nothing of the old connection counts any more; what it left unconfirmed is published again by the next one.
@@ -187,6 +196,20 @@ impl Core {
             Publication::Returned(place),
             event,
         );
+    }
+
+    /// Says what a dispatch asks to be run, on the channel that brought it where that matters.
+    pub(super) fn publish_described(
+        &mut self,
+        now: Now,
+        place: Option<Place>,
+        message: Arc<TaskMessage>,
+    ) {
+        let message = Box::new(Arc::unwrap_or_clone(message));
+        let channel = self.channel_of(place);
+        let event = WorkerEvent::Described { message };
+        // A server that lacks it asks again.
+        self.publish(now, channel, Publication::Repetition, event);
     }
 
     pub(super) fn publish_absent(&mut self, now: Now, dispatches: Vec<DispatchId>) {

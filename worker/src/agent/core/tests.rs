@@ -360,12 +360,88 @@ fn redelivered_and_outdated_messages_are_returned_and_never_run() {
     });
     assert_eq!(
         kinds(&effects),
-        ["returned"],
-        "of an epoch below one seen in this queue"
+        ["described", "returned"],
+        "of an epoch below one seen in this queue: the present leader may not know it"
     );
     // Its confirmation fails: the delivery must not stay, so the channel goes.
     let effects = drive.outcome(&effects, false);
     assert!(matches!(effects[..], [Effect::CloseChannel { .. }]));
+}
+
+/// The task of a description, or of any other event the task of its report.
+fn told(effects: &[Effect]) -> Vec<(&'static str, i64)> {
+    let messages = effects.iter().filter_map(|effect| match effect {
+        Effect::Publish { message, .. } => Some(&message.event),
+        _ => None,
+    });
+    let about = messages.map(|event| {
+        let task = match event {
+            WorkerEvent::Described { message } => message.task,
+            WorkerEvent::Started(report)
+            | WorkerEvent::Ended(report)
+            | WorkerEvent::Accepted(report)
+            | WorkerEvent::Released { report, .. } => report.task,
+            _ => TaskId(0),
+        };
+        (event.kind(), task.0)
+    });
+    about.collect()
+}
+
+#[test]
+fn a_recount_gives_back_what_has_not_started_and_tells_the_rest() {
+    let mut drive = Drive::consuming(3, 3);
+    let (over, _) = drive.run(task(1, 1));
+    let ended = drive.tell(Input::ProcessEnded {
+        attempt: over,
+        end: succeeded(0),
+    });
+    drive.confirm(&ended);
+    drive.run(task(2, 3));
+    // Announced, and one that nobody was told about yet.
+    drive.deliver(task(3, 1));
+    let effects = drive.later(SECOND);
+    drive.confirm(&effects);
+    drive.deliver(task(4, 1));
+    let effects = drive.command(ControlCommand::Recount);
+    assert!(
+        effects.iter().any(
+            |effect| matches!(effect, Effect::CloseChannel { channel } if *channel == drive.channel)
+        ),
+        "what is on its way here is void, too"
+    );
+    let expected = [
+        ("described", 2),
+        ("described", 3),
+        ("described", 4),
+        ("described", 1),
+        ("released", 3),
+        ("started", 2),
+        ("ended", 1),
+        ("hello", 0),
+    ];
+    assert_eq!(told(&effects), expected);
+    let by_any_channel = |effect: &Effect| !matches!(effect, Effect::Publish { on: Some(_), .. });
+    assert!(effects.iter().all(by_any_channel), "in this order");
+    let hello = effects.iter().find_map(|effect| match effect {
+        Effect::Publish { message, .. } => match &message.event {
+            WorkerEvent::Hello(hello) => Some(hello.clone()),
+            _ => None,
+        },
+        _ => None,
+    });
+    let hello = hello.unwrap();
+    assert_eq!(hello.recounted, Some(drive.core.control_epoch));
+    assert!(hello.batch.is_some());
+    // The next one is an introduction as always.
+    drive.tell(Input::LinkDown);
+    let effects = drive.tell(Input::LinkUp);
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Publish { message, .. }
+        if matches!(&message.event, WorkerEvent::Hello(hello) if hello.recounted.is_none())))
+    );
 }
 
 #[test]
@@ -719,6 +795,7 @@ fn attempts_of_an_earlier_run_are_reported_again() {
     let mut drive = Drive::consuming(1, 0);
     let (attempt, _) = drive.run(task(1, 1));
     let report = drive.core.active[&attempt].report.clone();
+    let definition = drive.core.active[&attempt].message.definition.clone();
     let (over, nothing_ran) = (
         report.clone(),
         AttemptReport {
@@ -729,10 +806,12 @@ fn attempts_of_an_earlier_run_are_reported_again() {
     let recovered = vec![
         Recovered {
             report: over,
+            definition: definition.clone(),
             found: Found::Ended(succeeded(10)),
         },
         Recovered {
             report: nothing_ran.clone(),
+            definition,
             found: Found::Unstarted,
         },
     ];
@@ -944,10 +1023,8 @@ fn a_run_timeout_counts_over_adoptions() {
     let active = drive.core.active.remove(&attempt).unwrap();
     let found = |ran_for| Recovered {
         report: active.report.clone(),
-        found: Found::Running {
-            definition: Box::new(active.message.definition.clone()),
-            ran_for,
-        },
+        definition: active.message.definition.clone(),
+        found: Found::Running { ran_for },
     };
     let mut drive = Drive::with(new_core(None, vec![found(SECOND * 4)]));
     assert!(timed_out(&drive.later(SECOND * 5)).is_empty());
@@ -961,13 +1038,12 @@ fn what_runs_on_is_adopted_with_its_slots() {
     let mut drive = Drive::consuming(2, 0);
     let (attempt, _) = drive.run(task(1, 2));
     let active = &drive.core.active[&attempt];
-    let found = Found::Running {
-        definition: Box::new(active.message.definition.clone()),
-        ran_for: Duration::ZERO,
-    };
     let recovered = vec![Recovered {
         report: active.report.clone(),
-        found,
+        definition: active.message.definition.clone(),
+        found: Found::Running {
+            ran_for: Duration::ZERO,
+        },
     }];
     let mut drive = Drive::with(new_core(Some(desired(1, 3, 0)), recovered));
     let effects = drive.tell(Input::Tick);
