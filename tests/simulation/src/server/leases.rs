@@ -10,7 +10,7 @@ use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::{Marker, PROTOCOL_VERSION};
 use uuid::Uuid;
 
-use super::{Done, LOST_AFTER, OFFLINE_AFTER, Over};
+use super::{Done, OFFLINE_AFTER, Over};
 use crate::broker::Request;
 use crate::database::Refused;
 use crate::mutant::Mutant;
@@ -77,7 +77,7 @@ impl World {
     }
 
     fn expired(&self, index: usize) -> Vec<Silent> {
-        let silent = self.database.silent_beyond_lease(LOST_AFTER, self.now);
+        let silent = self.database.silent_beyond_lease(self.lost_after, self.now);
         if self.mutant == Some(Mutant::TrustsOneClock) {
             return silent;
         }
@@ -98,7 +98,7 @@ impl World {
             .database
             .live_attempts(&silent.worker, silent.incarnation);
         if !silent.former {
-            self.check_silence(&silent.worker, silent.incarnation, LOST_AFTER);
+            self.check_silence(&silent.worker, silent.incarnation, self.lost_after);
         }
         let lost: Vec<Happening> = live
             .into_iter()
