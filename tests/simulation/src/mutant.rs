@@ -100,7 +100,7 @@ impl Mutant {
             Self::KeepsDirectories => "keeps the directory",
             Self::HidesKilledProcesses => "occupy slots for nothing",
             Self::MisdatesEnds => "ended at",
-            Self::WhitewashesExits => "the history says",
+            Self::WhitewashesExits => "the history says Some(Code(0))",
             Self::OmitsStarts => "without a start",
             Self::MiscountsTasks => "are counted",
             Self::KeepsRetries => "retries",
