@@ -11,4 +11,4 @@ mod revise;
 mod withdraw;
 
 pub use dispatcher::{DispatchInput, DispatchSender, Dispatcher};
-pub use revise::{RevisionAnswer, Revise, unconfirmed};
+pub use revise::{Revise, RevisionAnswer, unconfirmed};

@@ -58,11 +58,12 @@ pub async fn what_has_not_started_is_changed(fixture: &Fixture) {
     assert_eq!(out, [unstarted(0, None), unstarted(1, holder)]);
     assert_eq!(fixture.db.unstarted(&batch("none")).await.unwrap().0, []);
 
-    let revisions: Vec<NewRevision> = ids[..3]
-        .iter()
-        .map(|id| wanted(*id, &default, 1))
-        .collect();
-    let answers = fixture.db.revise(epoch, &default, &revisions).await.unwrap();
+    let revisions: Vec<NewRevision> = ids[..3].iter().map(|id| wanted(*id, &default, 1)).collect();
+    let answers = fixture
+        .db
+        .revise(epoch, &default, &revisions)
+        .await
+        .unwrap();
     let expected = [
         (ids[0], changed(2, Some(claim.tasks[0].dispatch))),
         (ids[1], changed(2, Some(claim.tasks[1].dispatch))),
@@ -104,7 +105,11 @@ pub async fn what_has_started_is_not(fixture: &Fixture) {
         wanted(ids[3], &default, 9),
         wanted(ids[3], &default, 1),
     ];
-    let answers = fixture.db.revise(epoch, &default, &revisions).await.unwrap();
+    let answers = fixture
+        .db
+        .revise(epoch, &default, &revisions)
+        .await
+        .unwrap();
     let outdated = Revised::Outdated {
         revision: Revision(1),
     };
@@ -119,7 +124,10 @@ pub async fn what_has_started_is_not(fixture: &Fixture) {
     let command = |id| async move { fixture.db.task(id).await.unwrap().unwrap().command };
     assert_eq!(command(ids[0]).await, "a");
     assert_eq!(command(ids[2]).await, "c");
-    let elsewhere = fixture.db.revise(epoch, &batch("other"), &revisions[3..4]).await;
+    let elsewhere = fixture
+        .db
+        .revise(epoch, &batch("other"), &revisions[3..4])
+        .await;
     assert_eq!(elsewhere.unwrap(), [(ids[2], outdated)]);
     let later = fixture.db.take_leadership("other", Epoch(0)).await.unwrap();
     let fenced = fixture.db.revise(epoch, &default, &revisions).await;
@@ -134,7 +142,11 @@ pub async fn moved_tasks_are_counted_where_they_are(fixture: &Fixture) {
     let ids = fixture.submit(&["a", "b"]).await;
     let claim = fixture.claim(epoch, 1).await;
     let revisions: Vec<NewRevision> = ids.iter().map(|id| wanted(*id, &other, 1)).collect();
-    fixture.db.revise(epoch, &default, &revisions).await.unwrap();
+    fixture
+        .db
+        .revise(epoch, &default, &revisions)
+        .await
+        .unwrap();
     fixture.check().await;
     let moved = fixture.db.claim(epoch, &other, 9).await.unwrap();
     assert_eq!((moved.tasks.len(), moved.assigned), (1, 2));

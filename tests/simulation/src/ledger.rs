@@ -298,7 +298,9 @@ impl World {
                 ));
             };
             let Some(started) = report.started_at else {
-                return Some(format!("attempt {attempt} is in the history without a start"));
+                return Some(format!(
+                    "attempt {attempt} is in the history without a start"
+                ));
             };
             let queued = report.queued_at > report.accepted_at
                 && !self.faults.contains_key(&Fault::DatabaseClockJumped);

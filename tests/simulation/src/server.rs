@@ -317,26 +317,32 @@ impl World {
                 task: task.task,
                 dispatch: task.dispatch,
             },
-            Reply::Declared(depth) => return self.answered(index, |awaited| match awaited {
-                Awaited::Depth { batch, age } => Some(Step::Counted { batch, age, depth }),
-                _ => None,
-            }),
-            Reply::Got(taken) => return self.answered(index, |awaited| match awaited {
-                Awaited::Got { batch } => Some(Step::TakeBack { batch, taken }),
-                _ => None,
-            }),
-            Reply::MarkerConfirmed => return self.answered(index, |awaited| match awaited {
-                Awaited::Confirm {
-                    batch,
-                    tags,
-                    dispatches,
-                } => Some(Step::Settle {
-                    batch,
-                    tags,
-                    dispatches,
-                }),
-                _ => None,
-            }),
+            Reply::Declared(depth) => {
+                return self.answered(index, |awaited| match awaited {
+                    Awaited::Depth { batch, age } => Some(Step::Counted { batch, age, depth }),
+                    _ => None,
+                });
+            }
+            Reply::Got(taken) => {
+                return self.answered(index, |awaited| match awaited {
+                    Awaited::Got { batch } => Some(Step::TakeBack { batch, taken }),
+                    _ => None,
+                });
+            }
+            Reply::MarkerConfirmed => {
+                return self.answered(index, |awaited| match awaited {
+                    Awaited::Confirm {
+                        batch,
+                        tags,
+                        dispatches,
+                    } => Some(Step::Settle {
+                        batch,
+                        tags,
+                        dispatches,
+                    }),
+                    _ => None,
+                });
+            }
             Reply::Deleted => return self.answered(index, |_| None),
             _ => return,
         };

@@ -15,8 +15,8 @@ use scitq_shared::protocol::AttemptReport;
 use scitq_shared::settings::OnDrainTimeout;
 use scitq_shared::worker::DesiredState;
 use scitq_worker::agent::core::{
-    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Found, Identity, Input, Now,
-    PublicationNumber, Recovered, Rules,
+    AttemptEnd, ChannelNumber, ConsumerNumber, Core, DeliveryNumber, Effect, Found, Identity,
+    Input, Now, PublicationNumber, Recovered, Rules,
 };
 
 use crate::broker::{ConnectionId, Request};

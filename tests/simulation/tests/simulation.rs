@@ -68,7 +68,10 @@ fn nothing_is_lost_whatever_happens() {
         all as f64 / outcomes.len() as f64,
         struck[struck.len() / 2]
     );
-    println!("{:>8} {:>6} {:>6}  by kind, with mean and median of the schedules", "times", "mean", "median");
+    println!(
+        "{:>8} {:>6} {:>6}  by kind, with mean and median of the schedules",
+        "times", "mean", "median"
+    );
     for (fault, times) in kinds {
         let mut of: Vec<u32> = outcomes
             .iter()

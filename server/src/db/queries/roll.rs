@@ -30,10 +30,9 @@ pub(in crate::db) async fn dispatches_beyond(
     depth: u64,
 ) -> Result<Surplus, DbError> {
     let mut conn = pool.reader().await?;
-    let statement = Statement::new(
-        "SELECT tasks FROM batch_counter WHERE status = 'assigned' AND batch = ",
-    )
-    .text(batch.as_str());
+    let statement =
+        Statement::new("SELECT tasks FROM batch_counter WHERE status = 'assigned' AND batch = ")
+            .text(batch.as_str());
     let counted: Vec<CountRow> = statement.read(&mut conn).await?;
     let assigned = counted.first().map_or(0, |row| row.tasks);
     let (before, behind) = dialect::MILLISECONDS_AGO;

@@ -121,9 +121,11 @@ impl Asking {
 impl Recall {
     pub(super) fn deadline(&self) -> Option<Duration> {
         match &self.stage {
-            Stage::Asking(asking) if !asking.looking => {
-                Some(asking.look_at.map_or(asking.until, |at| at.min(asking.until)))
-            }
+            Stage::Asking(asking) if !asking.looking => Some(
+                asking
+                    .look_at
+                    .map_or(asking.until, |at| at.min(asking.until)),
+            ),
             _ => None,
         }
     }

@@ -536,7 +536,10 @@ fn a_change_waits_for_confirms_and_nothing_is_claimed_until_it_is_made() {
     assert_eq!(table.tell(confirmed()), [WITHDRAW()]);
     assert_eq!(table.tell(pending()), [], "barred");
     assert_eq!(table.tell(withdrawn(2)), [list_unstarted(1)]);
-    assert_eq!(table.tell(unstarted(1, 0..0, &[], &["w"])), [change(1, &[])]);
+    assert_eq!(
+        table.tell(unstarted(1, 0..0, &[], &["w"])),
+        [change(1, &[])]
+    );
     assert_eq!(table.tell(pending()), [], "barred");
     assert_eq!(table.core.barred(table.now), [batch()]);
     assert_eq!(table.tell(changed(1)), [claim(256)], "and free again");
@@ -560,7 +563,10 @@ fn what_is_out_is_asked_back_from_its_holder_or_from_everybody() {
     assert_eq!(table.tell(room(0)), [], "the database is being asked");
     assert_eq!(table.tell(unstarted(1, 0..0, &[(3, "v")], &["v", "w"])), []);
     assert_eq!(table.wait(0.1), [list_unstarted(1)]);
-    assert_eq!(table.tell(unstarted(1, 0..0, &[], &["v", "w"])), [change(1, &[])]);
+    assert_eq!(
+        table.tell(unstarted(1, 0..0, &[], &["v", "w"])),
+        [change(1, &[])]
+    );
 }
 
 #[test]
@@ -620,12 +626,22 @@ fn changes_of_a_batch_are_made_one_after_the_other() {
     assert_eq!(table.tell(recall(1, 1..2)), [WITHDRAW()]);
     assert_eq!(table.tell(recall(2, 1..2)), []);
     table.tell(withdrawn(1));
-    assert_eq!(table.tell(unstarted(1, 0..0, &[], &["w"])), [change(1, &[])]);
+    assert_eq!(
+        table.tell(unstarted(1, 0..0, &[], &["w"])),
+        [change(1, &[])]
+    );
     assert_eq!(table.tell(changed(2)), [], "not its turn");
     assert_eq!(table.tell(changed(1)), [WITHDRAW()]);
     assert_eq!(table.tell(withdrawn(0)), [list_unstarted(2)]);
-    assert_eq!(table.tell(unstarted(1, 0..0, &[], &["w"])), [], "an old answer");
-    assert_eq!(table.tell(unstarted(2, 0..0, &[], &["w"])), [change(2, &[])]);
+    assert_eq!(
+        table.tell(unstarted(1, 0..0, &[], &["w"])),
+        [],
+        "an old answer"
+    );
+    assert_eq!(
+        table.tell(unstarted(2, 0..0, &[], &["w"])),
+        [change(2, &[])]
+    );
     assert_eq!(table.tell(changed(2)), [claim(256)]);
 }
 

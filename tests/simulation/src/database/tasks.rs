@@ -189,9 +189,10 @@ impl Database {
                 .map(|task| task.priority)
         };
         let highest = of(|it| it == TaskState::Pending).max();
-        !self.paused.contains(batch) && highest.is_some_and(|highest| {
-            of(|it| matches!(it, TaskState::Assigned { .. })).any(|priority| priority < highest)
-        })
+        !self.paused.contains(batch)
+            && highest.is_some_and(|highest| {
+                of(|it| matches!(it, TaskState::Assigned { .. })).any(|priority| priority < highest)
+            })
     }
 
     /// See the real one.

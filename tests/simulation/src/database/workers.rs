@@ -128,7 +128,10 @@ impl Database {
         });
         let present =
             present.map(|(name, worker)| silent(name, worker.incarnation, worker.heard, false));
-        let former = self.former.iter().filter(|(_, heard)| **heard + lease < now);
+        let former = self
+            .former
+            .iter()
+            .filter(|(_, heard)| **heard + lease < now);
         let former =
             former.map(|((name, incarnation), heard)| silent(name, *incarnation, *heard, true));
         present.chain(former).collect()

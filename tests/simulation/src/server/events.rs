@@ -199,7 +199,12 @@ impl World {
         }
     }
 
-    pub(super) fn store(&mut self, index: usize, happenings: &[Happening], outputs: &[AttemptId]) -> Done {
+    pub(super) fn store(
+        &mut self,
+        index: usize,
+        happenings: &[Happening],
+        outputs: &[AttemptId],
+    ) -> Done {
         if happenings.is_empty() && outputs.is_empty() {
             return Ok(());
         }
@@ -298,9 +303,9 @@ impl World {
         let (name, incarnation) = (&message.worker, message.incarnation);
         match &message.event {
             WorkerEvent::Hello(hello) => {
-                let desired =
-                    self.database
-                        .greet(epoch, name, incarnation, hello, self.now);
+                let desired = self
+                    .database
+                    .greet(epoch, name, incarnation, hello, self.now);
                 let (desired, restart) = desired.map_err(|_| Over)?;
                 if let Some(boots) = restart {
                     self.control(index, name, ControlCommand::Restart { boots });

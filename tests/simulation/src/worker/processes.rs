@@ -91,13 +91,13 @@ impl World {
         let white = self.mutant == Some(Mutant::WhitewashesExits);
         let exit = Exit::Code(if white { 0 } else { process.code });
         let late = self.mutant == Some(Mutant::MisdatesEnds);
-        let at = if late { at + Duration::from_secs(1) } else { at };
+        let at = if late {
+            at + Duration::from_secs(1)
+        } else {
+            at
+        };
         // Its keeper writes it down also when there is no agent to be told.
-        self.record(
-            index,
-            attempt,
-            end(at, Some(exit), Outcome::of_exit(exit)),
-        );
+        self.record(index, attempt, end(at, Some(exit), Outcome::of_exit(exit)));
     }
 
     pub(super) fn kill(&mut self, index: usize, attempt: AttemptId, outcome: Outcome) {
