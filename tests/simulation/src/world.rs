@@ -190,7 +190,7 @@ impl World {
             let delay = self.milliseconds(0..80_000);
             self.at(delay, Event::Steer);
         }
-        for _ in 0..self.random.random_range(1..=8) {
+        for _ in 0..self.random.random_range(1..=14) {
             let delay = self.milliseconds(0..85_000);
             let fault = self.random_fault();
             self.at(delay, Event::Strike(fault));

@@ -67,7 +67,7 @@ impl World {
             self.at(CHECK_EVERY, check);
             return Ok(());
         }
-        if now - said > PROMPT {
+        if now.saturating_sub(said) > PROMPT {
             return Ok(());
         }
         for silent in self.expired(index) {
@@ -88,8 +88,8 @@ impl World {
             return Vec::new();
         };
         let now = self.now;
-        expired(silent, now - since, |worker| {
-            Some(now - *term.listening.heard.get(worker)?)
+        expired(silent, now.saturating_sub(since), |worker| {
+            Some(now.saturating_sub(*term.listening.heard.get(worker)?))
         })
     }
 
