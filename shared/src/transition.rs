@@ -520,7 +520,13 @@ fn can_be_taken(task: TaskState, about: About) -> bool {
 }
 
 /// The task takes an attempt: it counts from now on, and a newer dispatch does no more.
+///
+/// One that has failed and is to be repeated is repeated by the newer dispatch, if there is one: a third one might run beside
+/// it, for nobody knows whether the newer one can still be taken back.
 fn take(task: TaskState, retries_left: u16, about: About) -> Decision {
+    if about.event == AttemptEvent::Failed && retries_left > 0 && task.dispatch().is_some() {
+        return changed(task, Some(AttemptState::Failed), &[Effect::UseRetry]);
+    }
     let decision = moves(task, retries_left, about);
     match (task.dispatch(), decision) {
         (

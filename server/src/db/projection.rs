@@ -63,6 +63,8 @@ pub struct LoadedAttempt {
     pub worker: WorkerName,
     /// Which life of that worker's state directory.
     pub incarnation: IncarnationId,
+    /// True when its worker has said that its process has ended, or that nobody will ever know how.
+    pub ended: bool,
 }
 
 /// What is to be written: the answers of the state machine to a batch of events.

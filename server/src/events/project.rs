@@ -167,22 +167,30 @@ impl Happening {
     }
 
     /// The event, with what the database knows of the attempt. None where it knows nothing of an attempt that an inventory
-    /// names: its report comes. `forgotten` says that the attempt is one that a restored database does not know.
+    /// names: its report comes.
+    ///
+    /// `forgotten` says that the attempt is one that a restored database does not know. `ended`: the attempt's worker has said
+    /// its end already. What says that it is alive was said before that and has been overtaken (heartbeats have a queue of
+    /// their own, and events may be read twice): nothing is to be taken back.
     fn event(
         &self,
         known: Option<&LoadedAttempt>,
         stands: AttemptState,
         forgotten: bool,
         current: Revision,
+        ended: bool,
     ) -> Option<Event> {
         let lost = stands == AttemptState::Lost;
+        let overtaken = |event: AttemptEvent| {
+            ended && matches!(event, AttemptEvent::Accepted | AttemptEvent::Started)
+        };
         Some(match self {
             Self::Reported { report, event, .. } => Event::Attempt {
                 dispatch: report.dispatch,
                 attempt: report.attempt,
                 event: *event,
                 // Of what was forgotten the backup may have an older definition.
-                may_be_taken: (lost && report.revision == current)
+                may_be_taken: (lost && report.revision == current && !overtaken(*event))
                     || (forgotten && report.revision >= current),
             },
             Self::Returned { dispatch, .. } => Event::DispatchReturned {
@@ -190,16 +198,20 @@ impl Happening {
             },
             Self::Alive { attempt, phase, .. } => {
                 let known = known?;
+                let event = match phase {
+                    AttemptPhase::Accepted => AttemptEvent::Accepted,
+                    AttemptPhase::Running => AttemptEvent::Started,
+                    AttemptPhase::Uploading => AttemptEvent::Exited,
+                    // How it ended is for its report to say.
+                    AttemptPhase::Ended => return None,
+                };
+                if overtaken(event) {
+                    return None;
+                }
                 Event::Attempt {
                     dispatch: known.dispatch,
                     attempt: *attempt,
-                    event: match phase {
-                        AttemptPhase::Accepted => AttemptEvent::Accepted,
-                        AttemptPhase::Running => AttemptEvent::Started,
-                        AttemptPhase::Uploading => AttemptEvent::Exited,
-                        // How it ended is for its report to say.
-                        AttemptPhase::Ended => return None,
-                    },
+                    event,
                     may_be_taken: lost && known.revision == current,
                 }
             }
@@ -343,9 +355,13 @@ impl<'a> Work<'a> {
             .and_then(|attempt| self.states.get(&attempt).copied())
             .unwrap_or(AttemptState::Unknown);
         let known = attempt.and_then(|attempt| self.known.get(&attempt));
+        let said = attempt.and_then(|attempt| self.changes.get(&attempt)?.report.as_ref());
+        let ended = known.is_some_and(|known| known.ended)
+            || said.is_some_and(|report| report.ended_at.is_some());
         let forgotten = happening.forgotten(stands, task.now, self.restorations);
-        let Some(mut event) = happening.event(known, stands, forgotten.is_some(), task.revision)
-        else {
+        let is_forgotten = forgotten.is_some();
+        let event = happening.event(known, stands, is_forgotten, task.revision, ended);
+        let Some(mut event) = event else {
             return;
         };
         if happening.is_hindrance() && !stands.is_over() {

@@ -1,5 +1,6 @@
 //! A database that never forgets: tables in memory, one call one transaction, fenced by the leader's epoch.
 
+mod faults;
 mod projection;
 mod tasks;
 mod workers;
@@ -7,8 +8,10 @@ mod workers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use scitq_server::db::Fault;
 use scitq_server::events::SideEffects;
 use scitq_shared::Timestamp;
+use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{AttemptId, DispatchId, Epoch, IncarnationId, Revision, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::AttemptReport;
@@ -51,6 +54,10 @@ pub struct Attempt {
     /// True once it was declared lost, whatever came later.
     pub was_lost: bool,
     announced_sequence: u64,
+    /// Its place in the order in which the database heard of them.
+    number: u64,
+    /// Why it failed, where it did.
+    failure: Option<(FailureReason, String)>,
     /// All that was reported.
     pub report: Option<AttemptReport>,
     complete: bool,
@@ -71,6 +78,10 @@ pub struct Worker {
     pub boots: u32,
     /// The start of its agent that is to be the last.
     pub restart: Option<u32>,
+    /// What paused it, of which batch, and when.
+    fault: Option<(Fault, BatchName, Duration)>,
+    /// Attempts up to this number count no more against it.
+    faults_counted_after: u64,
 }
 
 /// How far all clocks are ahead of the beginning of time when a schedule begins: they may jump back.
@@ -98,6 +109,7 @@ pub struct Database {
     /// How far its clock is ahead of the beginning.
     ahead: Duration,
     last_task: i64,
+    last_attempt: u64,
     /// What is broken about it.
     pub mutant: Option<Mutant>,
 }

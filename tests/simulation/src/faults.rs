@@ -36,6 +36,8 @@ pub enum Fault {
     ChannelClosed,
     /// A batch's queue is deleted with everything in it.
     QueueDestroyed,
+    /// The disk of a worker is full for a while.
+    DiskFull,
     /// The clock of a machine jumps.
     ClockJumped,
     /// The clock of the database jumps, ahead or back.
@@ -43,7 +45,7 @@ pub enum Fault {
 }
 
 /// All kinds, the frequent ones several times.
-const FAULTS: [Fault; 20] = [
+const FAULTS: [Fault; 21] = [
     Fault::WorkerCut,
     Fault::WorkerCut,
     Fault::LeaderCut,
@@ -62,6 +64,7 @@ const FAULTS: [Fault; 20] = [
     Fault::ChannelClosed,
     Fault::QueueDestroyed,
     Fault::ClockJumped,
+    Fault::DiskFull,
     Fault::DatabaseClockJumped,
     Fault::BrokerCrashed,
 ];
@@ -154,6 +157,11 @@ impl World {
                 let waiting = self.broker.depth(&QueueName::Batch(batch.clone()));
                 self.broker.destroy(&batch);
                 waiting > 0
+            }
+            Fault::DiskFull => {
+                let until = self.now + back;
+                self.fill_disk(worker, until);
+                true
             }
             Fault::ClockJumped => {
                 let by = Duration::from_secs(self.random.random_range(0..100_000));

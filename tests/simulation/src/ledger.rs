@@ -179,18 +179,13 @@ impl World {
         if let Some(change) = self.changes.keys().next() {
             return Some(format!("change {} is never answered", change.0));
         }
-        if let Some((id, attempt)) = self
-            .database
-            .attempts
-            .iter()
-            .find(|(_, attempt)| !attempt.state.is_over())
-        {
-            return Some(format!(
-                "attempt {id} of task {} stays {:?}",
-                attempt.task, attempt.state
-            ));
-        }
+        let mut attempts = self.database.attempts.iter();
         self.left_at_workers()
+            .or_else(|| {
+                let (id, attempt) = attempts.find(|(_, attempt)| !attempt.state.is_over())?;
+                let (task, state) = (attempt.task, attempt.state);
+                Some(format!("attempt {id} of task {task} stays {state:?}"))
+            })
             .or_else(|| self.left_in_queues())
             .or_else(|| {
                 let mut servers = self.servers.iter();
@@ -267,8 +262,14 @@ impl World {
                 "task {id} was started {starts} times: {failures} failures and {lost} losses allow {allowed}"
             ));
         }
-        let succeeded = attempts().any(|attempt| attempt.state == AttemptState::Succeeded);
-        if (task.state == TaskState::Succeeded) != succeeded {
+        // One that was lost and comes back with its end when the task has moved on stays in the history only.
+        let mut succeeded = attempts().filter(|it| it.state == AttemptState::Succeeded);
+        let fits = if task.state == TaskState::Succeeded {
+            succeeded.next().is_some()
+        } else {
+            succeeded.all(|attempt| attempt.was_lost)
+        };
+        if !fits {
             return Some(format!(
                 "task {id} is {:?}, though its history says otherwise",
                 task.state

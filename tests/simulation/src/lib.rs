@@ -1,18 +1,12 @@
 //! Seeded schedules of faults against the pure cores of scitq.
 //!
-//! The worker's core, the dispatcher's core, the projection and the comparison of inventories are the real ones; broker,
-//! database, processes, network and clock are simulated in one thread, so that a seed says everything. A schedule is a
-//! minute and a half of trouble (submissions, changes and faults at random moments) and then peace, in which everything
-//! must come to rest:
+//! What decides is the real code; broker, database, processes, network and clock are simulated in one thread, so that a seed
+//! says everything. A schedule is a minute and a half of trouble (submissions, changes and faults at random moments) and then
+//! peace, in which everything must come to rest. `docs/RELIABILITY.md` tells what exactly is real, what is simulated, and what
+//! is checked.
 //!
-//! - every task ends, and none is lost;
-//! - two processes of a task never live at once, unless the first was declared lost;
-//! - a task is started once, and once more for each failure and each loss;
-//! - nothing starts with an older revision than was answered;
-//! - the history says what happened, and has the output;
-//! - no attempt directory, no message and no slot is left over.
-//!
-//! [`Mutant`]s break one rule each at the edge of the cores: the tests see to it that each is noticed.
+//! [`Mutant`]s break one rule each at the edge of the cores: the tests see to it that each is noticed by the invariant that it
+//! breaks.
 //!
 //! `cargo run -p scitq-simulation -- --seed 7 --trace` shows one schedule, event by event.
 

@@ -14,6 +14,9 @@ struct Arguments {
     /// How many schedules
     #[arg(long, default_value_t = 1)]
     schedules: u64,
+    /// Break a rule, named as in `mutant.rs`
+    #[arg(long)]
+    mutant: Option<String>,
     /// Print every event
     #[arg(long)]
     trace: bool,
@@ -23,11 +26,21 @@ fn main() -> ExitCode {
     let Arguments {
         seed,
         schedules,
+        mutant,
         trace,
     } = Arguments::parse();
+    let broken = mutant.as_ref().map(|name| {
+        let mut all = scitq_simulation::Mutant::ALL.into_iter();
+        all.find(|mutant| format!("{mutant:?}").eq_ignore_ascii_case(name))
+    });
+    let Some(mutant) = broken.map_or(Some(None), |found| found.map(Some)) else {
+        let all = scitq_simulation::Mutant::ALL;
+        eprintln!("there is no such mutant; there are {all:?}");
+        return ExitCode::FAILURE;
+    };
     let mut failed = false;
     for seed in seed..seed.saturating_add(schedules) {
-        let outcome = scitq_simulation::run(seed, None, trace);
+        let outcome = scitq_simulation::run(seed, mutant, trace);
         if schedules == 1 {
             println!("{outcome:#?}");
         }

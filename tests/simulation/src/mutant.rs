@@ -82,15 +82,16 @@ impl Mutant {
     /// Words of the violation that it must lead to in one schedule or another: the invariant that it breaks.
     pub fn breaks(self) -> &'static str {
         match self {
+            Self::ForgetsRedelivery | Self::TrustsReturns => "is alive and not lost",
             Self::StartsUnconfirmed
-            | Self::ForgetsRedelivery
+            | Self::AcksBeforeCommit
             | Self::BelievesInAbsence
-            | Self::BypassesStateQueue
-            | Self::TrustsReturns => "is alive and not lost",
-            Self::AcksBeforeCommit => "stays",
-            Self::CallsNoRoll | Self::BarsForEver => "does not end",
+            | Self::PublishesBeforeCommit
+            | Self::BypassesStateQueue => "was started",
+            Self::CallsNoRoll => "does not end",
+            Self::BarsForEver => "stays barred",
             Self::ForgetsOutput => "the output of attempt",
-            Self::OverratesInventories | Self::PublishesBeforeCommit => "task",
+            Self::OverratesInventories => "alive and not lost",
             Self::RunsOldRevisions | Self::RecallsNothing | Self::ConfirmsEverything => {
                 "starts with revision"
             }
@@ -99,7 +100,7 @@ impl Mutant {
             Self::KeepsDirectories => "keeps the directory",
             Self::HidesKilledProcesses => "occupy slots for nothing",
             Self::MisdatesEnds => "ended at",
-            Self::WhitewashesExits => "the history says",
+            Self::WhitewashesExits => "the history says Some(Code(0))",
             Self::OmitsStarts => "without a start",
             Self::MiscountsTasks => "are counted",
             Self::KeepsRetries => "retries",

@@ -18,7 +18,6 @@ use crate::broker::{Client, ConnectionId, Message, Reply};
 use crate::world::{Event, World};
 
 const OFFLINE_AFTER: Duration = Duration::from_secs(15);
-const LOST_AFTER: Duration = Duration::from_mins(3);
 /// See the real heartbeat consumer.
 const ASK_AFTER: Duration = Duration::from_secs(15);
 

@@ -78,6 +78,8 @@ pub(crate) struct Worker {
     /// Counts agents; what is for an earlier one is void.
     boot: u64,
     stopped_until: Duration,
+    /// Until when its disk is full: nothing can be started.
+    full_until: Duration,
     clock_offset: Duration,
     processes: BTreeMap<AttemptId, Process>,
     first_seen: BTreeMap<TaskId, Revision>,
@@ -120,6 +122,7 @@ impl World {
             agent: None,
             boot: 0,
             stopped_until: Duration::ZERO,
+            full_until: Duration::ZERO,
             clock_offset: BEGINNING,
             processes: BTreeMap::new(),
             first_seen: BTreeMap::new(),
@@ -251,6 +254,10 @@ impl World {
 
     pub(crate) fn stop_worker(&mut self, index: usize, until: Duration) {
         self.workers[index].stopped_until = until;
+    }
+
+    pub(crate) fn fill_disk(&mut self, index: usize, until: Duration) {
+        self.workers[index].full_until = until;
     }
 
     pub(crate) fn move_clock(&mut self, index: usize, by: Duration) {

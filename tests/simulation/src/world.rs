@@ -71,6 +71,8 @@ pub struct Outcome {
     pub changed: u32,
     /// Those of them whose earlier dispatch was named as still out.
     pub unconfirmed: u32,
+    /// Workers and batches that were paused for failures that were not the tasks' own (D13).
+    pub paused: (u32, u32),
     /// What must not have happened.
     pub violation: Option<String>,
 }
@@ -96,6 +98,10 @@ pub(crate) struct World {
     /// Changes that stand in the database and are not made yet.
     pub(crate) changes: BTreeMap<RecallNumber, Change>,
     pub(crate) last_change: u64,
+    /// The lease of workers.
+    pub(crate) lost_after: Duration,
+    /// Workers and batches that were paused for failures that were not the tasks' own.
+    pub(crate) paused_for_faults: (u32, u32),
     /// True while the broker is about to write to its disk.
     broker_writes: bool,
     hasher: DefaultHasher,
@@ -145,6 +151,8 @@ impl World {
             tracing,
             changes: BTreeMap::new(),
             last_change: 0,
+            lost_after: Duration::from_mins(3),
+            paused_for_faults: (0, 0),
             broker_writes: false,
             hasher: DefaultHasher::new(),
             events: 0,
@@ -155,6 +163,10 @@ impl World {
     }
 
     fn prepare(&mut self) {
+        // In some schedules a lease is shorter than what a worker may be stopped for.
+        if self.random.random_ratio(1, 3) {
+            self.lost_after = Duration::from_secs(self.random.random_range(16..40));
+        }
         let (servers, workers) = (
             self.random.random_range(1..=2),
             self.random.random_range(1..=3),
@@ -178,7 +190,7 @@ impl World {
             let delay = self.milliseconds(0..80_000);
             self.at(delay, Event::Steer);
         }
-        for _ in 0..self.random.random_range(1..=8) {
+        for _ in 0..self.random.random_range(1..=14) {
             let delay = self.milliseconds(0..85_000);
             let fault = self.random_fault();
             self.at(delay, Event::Strike(fault));
@@ -219,6 +231,7 @@ impl World {
             lost: lost.count(),
             changed: self.ledger.changed.0,
             unconfirmed: self.ledger.changed.1,
+            paused: self.paused_for_faults,
             faults: self.faults,
             tasks: self.database.tasks.len(),
             starts: self.ledger.all_starts(),

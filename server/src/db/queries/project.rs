@@ -144,6 +144,8 @@ struct AttemptFound {
     incarnation: String,
     #[diesel(sql_type = Bool)]
     complete: bool,
+    #[diesel(sql_type = Bool)]
+    ended: bool,
 }
 
 /// The attempts that are known, and which of them are complete.
@@ -153,7 +155,7 @@ async fn load_attempts(
 ) -> Result<(BTreeMap<AttemptId, LoadedAttempt>, BTreeSet<AttemptId>), DbError> {
     let rows: Vec<AttemptFound> = read_for(conn, &words(attempts.iter()), |array| {
         Statement::new(
-            "SELECT e.attempt_id, e.task_id, e.dispatch_id, e.revision, e.state, e.worker, e.incarnation, e.complete FROM ",
+            "SELECT e.attempt_id, e.task_id, e.dispatch_id, e.revision, e.state, e.worker, e.incarnation, e.complete, e.ended_at IS NOT NULL AS ended FROM ",
         )
         .rows::<WordRow>(array)
         .sql(" JOIN execution AS e ON e.attempt_id = r.word")
@@ -173,6 +175,7 @@ async fn load_attempts(
             state: attempt_state(&row.state)?,
             worker: parse("execution.worker", &row.worker)?,
             incarnation: parse("execution.incarnation", &row.incarnation)?,
+            ended: row.ended,
         };
         known.insert(attempt, loaded);
     }

@@ -90,6 +90,7 @@ fn loaded(tasks: &[(i64, TaskState, u16)], attempts: &[(u128, i64, AttemptState)
             state: *state,
             worker: worker(),
             incarnation: incarnation(),
+            ended: false,
         };
         (loaded.attempt, loaded)
     });
@@ -358,6 +359,49 @@ fn lost_and_back_in_one_batch_leaves_no_reason() {
     assert_eq!(projection.tasks[0].to, running);
     assert_eq!(projection.attempts[0].failure, None);
     assert!(effects.revoke.is_empty());
+}
+
+#[test]
+fn what_was_said_before_an_end_takes_nothing_back() {
+    let newer = TaskState::Assigned {
+        dispatch: dispatch(2),
+    };
+    let alive = || Happening::Alive {
+        worker: worker(),
+        attempt: attempt(1),
+        task: TaskId(1),
+        phase: AttemptPhase::Running,
+    };
+    for ended in [false, true] {
+        for late in [alive(), happening(5, started(1, 1))] {
+            let mut known = loaded(&[(1, newer, 0)], &[(1, 1, AttemptState::Lost)]);
+            known.attempts.get_mut(&attempt(1)).unwrap().ended = ended;
+            let (projection, effects) = project(&known, std::slice::from_ref(&late));
+            assert_eq!(projection.tasks.is_empty(), ended, "{late:?}");
+            assert_eq!(effects.revoke.is_empty(), ended, "{late:?}");
+        }
+    }
+    // The end may stand in the same batch, before what it has overtaken.
+    let running = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
+    let mut gone = report(1, 1);
+    gone.ended_at = Some(gone.accepted_at);
+    gone.outcome = Some(Outcome::Failed {
+        reason: FailureReason::AgentRestarted,
+        detail: "its process is gone".to_owned(),
+    });
+    let known = loaded(&[(1, running, 0)], &[(1, 1, AttemptState::Running)]);
+    let happenings = [
+        happening(6, WorkerEvent::Ended(gone)),
+        happening(5, started(1, 1)),
+        alive(),
+    ];
+    let (projection, _) = project(&known, &happenings);
+    assert_eq!(projection.tasks[0].to, TaskState::Pending);
+    assert_eq!(projection.attempts[0].state, AttemptState::Lost);
 }
 
 #[test]

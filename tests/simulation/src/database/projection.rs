@@ -37,6 +37,10 @@ impl Database {
                     state: attempt.state,
                     worker: attempt.worker.clone(),
                     incarnation: attempt.incarnation,
+                    ended: attempt
+                        .report
+                        .as_ref()
+                        .is_some_and(|report| report.ended_at.is_some()),
                 };
                 loaded.attempts.insert(*id, attempt);
             }
@@ -68,7 +72,10 @@ impl Database {
                     let Some(report) = &change.report else {
                         continue;
                     };
+                    self.last_attempt += 1;
                     new.insert(Attempt {
+                        number: self.last_attempt,
+                        failure: None,
                         task: report.task,
                         worker: change.worker.clone(),
                         incarnation: change.incarnation,
@@ -83,13 +90,16 @@ impl Database {
                 }
             };
             attempt.state = change.state;
+            attempt.failure = change.failure;
             attempt.was_lost |= change.state == AttemptState::Lost;
             if let Some(report) = change.report {
                 // What was known stays known.
                 let old = attempt.report.take();
                 let old = old.as_ref();
+                let started = report.started_at.or(old.and_then(|old| old.started_at));
+                let omits = self.mutant == Some(Mutant::OmitsStarts);
                 attempt.report = Some(AttemptReport {
-                    started_at: report.started_at.or(old.and_then(|old| old.started_at)),
+                    started_at: started.filter(|_| !omits),
                     ended_at: report.ended_at.or(old.and_then(|old| old.ended_at)),
                     exit: report.exit.or(old.and_then(|old| old.exit)),
                     stdout: report.stdout.or(old.and_then(|old| old.stdout)),

@@ -35,6 +35,8 @@ impl Database {
             departed: false,
             boots: hello.boots,
             restart: None,
+            fault: None,
+            faults_counted_after: 0,
         });
         if worker.incarnation != incarnation {
             let former = (name.clone(), worker.incarnation);
@@ -171,7 +173,12 @@ impl Database {
     /// Changes what a worker is to be.
     pub fn change(&mut self, name: &WorkerName, change: impl FnOnce(&mut DesiredState)) {
         if let Some(worker) = self.workers.get_mut(name) {
+            let paused = worker.desired.paused;
             change(&mut worker.desired);
+            if paused && !worker.desired.paused {
+                worker.fault = None;
+                worker.faults_counted_after = self.last_attempt;
+            }
             worker.desired.version += 1;
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use scitq_server::dispatch::core::Input;
-use scitq_server::events::{Answer, Happening, compare};
+use scitq_server::events::{Answer, Happening, Verdict, compare, judge};
 use scitq_shared::ids::{AttemptId, DispatchId};
 use scitq_shared::names::{BatchName, WorkerName};
 use scitq_shared::protocol::{
@@ -16,6 +16,9 @@ use crate::broker::{Body, QueueName};
 use crate::database::{Projected, Refused};
 use crate::mutant::Mutant;
 use crate::world::{Event, World};
+
+/// After so many failures of its own in a row a worker is paused.
+const PAUSE_AFTER: u32 = 3;
 
 impl World {
     /// Starts readers for whom there is something to read.
@@ -210,12 +213,48 @@ impl World {
         };
         let projected = self.database.project(term.epoch, happenings, outputs);
         let projected = projected.map_err(|_: Refused| Over)?;
-        self.follow_up(index, projected);
+        self.follow_up(index, projected)
+    }
+
+    /// A worker that could not run an attempt is judged by the real judge.
+    fn judge_worker(&mut self, index: usize, worker: &WorkerName, batch: &BatchName) -> Done {
+        let Some(term) = &self.servers[index].term else {
+            return Err(Over);
+        };
+        let epoch = term.epoch;
+        let history = self
+            .database
+            .fault_history(worker, batch, PAUSE_AFTER, self.now);
+        match judge(&history, PAUSE_AFTER) {
+            Verdict::Nothing => {}
+            Verdict::PauseWorker(fault) => {
+                let desired = self
+                    .database
+                    .pause_faulty_worker(epoch, worker, batch, fault, self.now)
+                    .map_err(|_| Over)?;
+                self.paused_for_faults.0 += 1;
+                if let Some(desired) = desired {
+                    let worker = worker.clone();
+                    self.dispatcher_hears(index, Input::Greeted { worker, desired });
+                }
+            }
+            Verdict::PauseBatch(..) => {
+                self.paused_for_faults.1 += 1;
+                self.database
+                    .pause_faulty_batch(epoch, batch)
+                    .map_err(|_| Over)?;
+                let batch = batch.clone();
+                self.dispatcher_hears(index, Input::Paused { batch });
+            }
+        }
         Ok(())
     }
 
-    fn follow_up(&mut self, index: usize, projected: Projected) {
+    fn follow_up(&mut self, index: usize, projected: Projected) -> Done {
         let effects = projected.effects;
+        for (worker, batch) in effects.faults {
+            self.judge_worker(index, &worker, &batch)?;
+        }
         if let Some(refused) = effects.refused.first() {
             self.violated(format!("an event is refused: {refused}"));
         }
@@ -237,6 +276,7 @@ impl World {
         for (worker, attempt) in projected.complete {
             self.applied(index, &worker, attempt);
         }
+        Ok(())
     }
 
     /// Every worker of the batch is asked to give dispatches back that count no more.

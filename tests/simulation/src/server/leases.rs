@@ -10,7 +10,7 @@ use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::{Marker, PROTOCOL_VERSION};
 use uuid::Uuid;
 
-use super::{Done, LOST_AFTER, OFFLINE_AFTER, Over};
+use super::{Done, OFFLINE_AFTER, Over};
 use crate::broker::Request;
 use crate::database::Refused;
 use crate::mutant::Mutant;
@@ -67,7 +67,7 @@ impl World {
             self.at(CHECK_EVERY, check);
             return Ok(());
         }
-        if now - said > PROMPT {
+        if now.saturating_sub(said) > PROMPT {
             return Ok(());
         }
         for silent in self.expired(index) {
@@ -77,7 +77,7 @@ impl World {
     }
 
     fn expired(&self, index: usize) -> Vec<Silent> {
-        let silent = self.database.silent_beyond_lease(LOST_AFTER, self.now);
+        let silent = self.database.silent_beyond_lease(self.lost_after, self.now);
         if self.mutant == Some(Mutant::TrustsOneClock) {
             return silent;
         }
@@ -88,9 +88,12 @@ impl World {
             return Vec::new();
         };
         let now = self.now;
-        expired(silent, Duration::ZERO, now - since, |worker| {
-            Some(now - *term.listening.heard.get(worker)?)
-        })
+        expired(
+            silent,
+            Duration::ZERO,
+            now.saturating_sub(since),
+            |worker| Some(now.saturating_sub(*term.listening.heard.get(worker)?)),
+        )
     }
 
     fn give_up(&mut self, index: usize, silent: &Silent) -> Done {
@@ -98,7 +101,7 @@ impl World {
             .database
             .live_attempts(&silent.worker, silent.incarnation);
         if !silent.former {
-            self.check_silence(&silent.worker, silent.incarnation, LOST_AFTER);
+            self.check_silence(&silent.worker, silent.incarnation, self.lost_after);
         }
         let lost: Vec<Happening> = live
             .into_iter()

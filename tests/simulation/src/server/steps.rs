@@ -112,7 +112,7 @@ impl World {
                 };
                 let mut undone = None;
                 if mutant == Some(Mutant::PublishesBeforeCommit) {
-                    undone = Some(self.database.tasks.clone());
+                    undone = Some((self.database.tasks.clone(), self.database.counters.clone()));
                 }
                 let claim = self.database.claim(epoch, &batch, window, now, fresh);
                 let claim = claim.map_err(|_| Over)?;
@@ -123,7 +123,7 @@ impl World {
                         self.send(commanding, Request::Task(task));
                     }
                     if !claim.tasks.is_empty() && rand::Rng::random_ratio(&mut self.random, 1, 4) {
-                        self.database.tasks = before;
+                        (self.database.tasks, self.database.counters) = before;
                         return Err(Over);
                     }
                     if let Some(term) = &mut self.servers[index].term {

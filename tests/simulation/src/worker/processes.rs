@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::Rng as _;
-use scitq_shared::execution::{Exit, Outcome};
+use scitq_shared::execution::{Exit, FailureReason, Outcome};
 use scitq_shared::ids::AttemptId;
 use scitq_worker::agent::core::{AttemptEnd, Execution, Input};
 
@@ -39,7 +39,6 @@ impl World {
         if let Some(until) = self.workers[index].is_stopped(self.now) {
             return self.schedule(until, Event::Launch(index, boot, attempt));
         }
-        let omits = self.mutant == Some(Mutant::OmitsStarts);
         let worker = &mut self.workers[index];
         if worker.boot != boot || worker.agent.is_none() {
             return;
@@ -47,10 +46,15 @@ impl World {
         let Some(journal) = worker.disk.attempts.get_mut(&attempt) else {
             return;
         };
-        journal.started = true;
-        if omits {
-            journal.report.started_at = None;
+        if self.now < worker.full_until {
+            let outcome = Outcome::Failed {
+                reason: FailureReason::DiskFull,
+                detail: "no space left on device".to_owned(),
+            };
+            let at = worker.clock(self.now);
+            return self.record(index, attempt, end(at, None, outcome));
         }
+        journal.started = true;
         let (task, revision) = (journal.report.task, journal.definition.revision);
         let dispatch = journal.report.dispatch;
         let kill = journal.kill.take();
