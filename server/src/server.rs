@@ -127,16 +127,12 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
         async move {
             let http = server.handle();
             let serving = tokio::spawn(server);
-            let leading = lead(
+            let options = ServerOptions {
                 settings,
-                restored,
                 broker,
-                context,
-                notices,
-                nudger,
-                readiness,
-                stop.clone(),
-            );
+                restored,
+            };
+            let leading = lead(options, context, notices, nudger, readiness, stop.clone());
             let result = leading.await;
             stop.cancel();
             http.stop(true).await;
@@ -154,15 +150,18 @@ pub async fn start(options: ServerOptions) -> Result<ServerHandle, ServerError> 
 
 /// Finds the database, and leads or waits to lead until stopped.
 async fn lead(
-    settings: Settings,
-    restored: bool,
-    broker: Broker,
+    options: ServerOptions,
     context: Context,
     notices: Notices,
     nudger: Nudger,
     readiness: Readiness,
     stop: CancellationToken,
 ) -> Result<(), ServerError> {
+    let ServerOptions {
+        settings,
+        broker,
+        restored,
+    } = options;
     let database = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),

@@ -113,13 +113,13 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Takes in tasks of these messages that a restored database does not know.
-    pub(super) async fn import(&self, messages: Vec<TaskMessage>) -> Result<(), Consumed> {
+    /// Takes in the task of a message that a restored database does not know.
+    pub(super) async fn import(&self, message: &TaskMessage) -> Result<(), Consumed> {
         import_unknown(
             &self.database,
             self.epoch,
             &self.restorations,
-            messages,
+            message,
             &self.stop,
         )
         .await

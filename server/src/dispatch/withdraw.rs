@@ -36,25 +36,31 @@ impl Dispatcher {
 
     async fn take_back(&self, held: &[Delivery]) -> Result<usize, Consumed> {
         let (mut fresh, mut redelivered) = (Vec::new(), Vec::new());
-        let (mut unreadable, mut messages) = (Vec::new(), Vec::new());
+        let mut unusable = Vec::new();
         for delivery in held {
             match decode::<TaskMessage>(&delivery.body) {
                 Ok(message) => {
                     let (dispatch, task) = (message.dispatch, message.task);
+                    match self.import(&message).await {
+                        Err(Consumed::Database(error)) => {
+                            tracing::warn!(%task, %error, "an unknown task cannot be taken in: its message is set aside");
+                            unusable.push(delivery.tag);
+                            continue;
+                        }
+                        outcome => outcome?,
+                    }
                     if delivery.redelivered {
                         redelivered.push(ReturnedDispatch { dispatch, task });
                     } else {
                         fresh.push(Happening::Returned { dispatch, task });
                     }
-                    messages.push(message);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a message in a batch's queue cannot be read and is set aside");
-                    unreadable.push(delivery.tag);
+                    unusable.push(delivery.tag);
                 }
             }
         }
-        self.import(messages).await?;
         self.commit_returned(&fresh).await?;
         if !redelivered.is_empty() {
             // Somebody had them, and may have started them: that would be in the state queue, so they come back through it.
@@ -62,7 +68,7 @@ impl Dispatcher {
             self.publish_marker(marker, redelivered).await?.await?;
         }
         for delivery in held {
-            if unreadable.contains(&delivery.tag) {
+            if unusable.contains(&delivery.tag) {
                 self.channel.reject(delivery.tag, false).await?;
             } else {
                 self.channel.ack(delivery.tag).await?;

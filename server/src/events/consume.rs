@@ -7,7 +7,9 @@ use scitq_broker::{
 };
 use scitq_shared::ids::Epoch;
 use scitq_shared::names::WorkerName;
-use scitq_shared::protocol::{ControlCommand, Hello, InventoryItem, WorkerEvent, WorkerMessage};
+use scitq_shared::protocol::{
+    ControlCommand, Hello, InventoryItem, TaskMessage, WorkerEvent, WorkerMessage,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::import::import_unknown;
@@ -158,7 +160,18 @@ impl EventsConsumer {
                         continue;
                     }
                 };
+                if let Some(unknown) = describes(&message.event) {
+                    // Before anything that is said about it.
+                    match self.import(unknown).await {
+                        Err(Consumed::Database(error)) => {
+                            dead_letter(&self.state_channel, delivery, &error.to_string()).await?;
+                            continue;
+                        }
+                        outcome => outcome?,
+                    }
+                }
                 match Happening::of(&message) {
+                    _ if matches!(message.event, WorkerEvent::Described { .. }) => {}
                     Ok(Some(happening)) => items.push(Item::Happening(happening, index)),
                     Ok(None) => {
                         // Everything that its worker said before it speaks of itself comes first.
@@ -188,6 +201,18 @@ impl EventsConsumer {
             )
             .await?;
         }
+    }
+
+    /// Takes a task in that a restored database does not know.
+    async fn import(&self, message: &TaskMessage) -> Result<(), Consumed> {
+        import_unknown(
+            &self.database,
+            self.epoch,
+            &self.restorations,
+            message,
+            &self.stop,
+        )
+        .await
     }
 
     /// A word of a later epoch proves that another server leads: what is read is left to it, unacknowledged.
@@ -318,19 +343,16 @@ impl EventsConsumer {
                     "a worker says hello"
                 );
                 let lacking = self.compare_inventory(&message, &hello.inventory).await?;
-                self.tell_of_restored(&message, hello, lacking).await;
                 if let Some(boots) = greeted.restart {
                     let restart = ControlCommand::Restart { boots };
                     self.control.tell(&message.worker, restart).await?;
                 }
                 // The dispatcher makes the queue first, so that the worker finds it.
-                let desired = greeted.desired;
+                let (worker, desired) = (message.worker.clone(), greeted.desired);
                 self.dispatcher
-                    .send(DispatchInput::Greeted {
-                        worker: message.worker,
-                        desired,
-                    })
+                    .send(DispatchInput::Greeted { worker, desired })
                     .await;
+                self.tell_of_restored(&message, hello, lacking).await;
             }
             WorkerEvent::Goodbye { ref reason, kept } => {
                 tracing::info!(worker = %message.worker, reason, "a worker says goodbye");
@@ -342,16 +364,6 @@ impl EventsConsumer {
                         .await
                 )?;
                 self.dispatcher.send(DispatchInput::WorkersChanged).await;
-            }
-            WorkerEvent::Described { message } => {
-                import_unknown(
-                    &self.database,
-                    self.epoch,
-                    &self.restorations,
-                    vec![*message],
-                    &self.stop,
-                )
-                .await?;
             }
             WorkerEvent::Absent { dispatches } => {
                 let worker = message.worker;
@@ -406,6 +418,15 @@ impl EventsConsumer {
             .map(|happening| Item::Happening(happening, usize::MAX));
         self.store(items.collect(), &[], &[]).await?;
         Ok(!unknown(&held, inventory).is_empty())
+    }
+}
+
+/// The message of a dispatch that an event brings along, for a database that may not know its task.
+fn describes(event: &WorkerEvent) -> Option<&TaskMessage> {
+    match event {
+        WorkerEvent::Described { message } => Some(message),
+        WorkerEvent::Returned { message, .. } => message.as_deref(),
+        _ => None,
     }
 }
 

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use scitq_shared::ids::Epoch;
 use scitq_shared::protocol::TaskMessage;
 use tokio_util::sync::CancellationToken;
@@ -8,26 +6,27 @@ use super::consume::Consumed;
 use crate::db::{Database, Restorations};
 use crate::patience::patiently;
 
-/// Takes in the tasks of these messages that a restored database does not know, as dispatched by them (D12). What has
-/// become of the dispatches is for others to say. Of a database that was not restored nothing is taken in.
+/// Takes in the task of a message if a restored database does not know it, as dispatched by the message (D12). What has
+/// become of the dispatch is for others to say. Into a database that was not restored nothing is taken in.
+///
+/// Waits as long as the database is away; `Consumed::Database` is the message's fault.
 pub async fn import_unknown(
     database: &Database,
     epoch: Epoch,
-    restorations: &Arc<Restorations>,
-    mut messages: Vec<TaskMessage>,
+    restorations: &Restorations,
+    message: &TaskMessage,
     stop: &CancellationToken,
 ) -> Result<(), Consumed> {
-    messages.retain(|message| restorations.may_import(message.epoch, message.task));
-    if messages.is_empty() {
+    if !restorations.may_import(message.epoch, message.task) {
         return Ok(());
     }
     let imported = patiently!(
         stop,
         "the import of unknown tasks",
-        database.import(epoch, messages.clone()).await
+        database.import(epoch, vec![message.clone()]).await
     )?;
     for task in imported {
-        tracing::info!(%task, "the restored database did not know this task: it is taken in");
+        tracing::info!(%task, batch = %message.batch, "the restored database does not know this task: it is taken in");
     }
     Ok(())
 }

@@ -72,7 +72,7 @@ impl Happening {
             | WorkerEvent::Goodbye { .. }
             | WorkerEvent::Described { .. }
             | WorkerEvent::Absent { .. } => return Ok(None),
-            WorkerEvent::Returned { dispatch, task } => {
+            WorkerEvent::Returned { dispatch, task, .. } => {
                 return Ok(Some(Self::Returned {
                     dispatch: *dispatch,
                     task: *task,

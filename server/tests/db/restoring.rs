@@ -51,7 +51,7 @@ pub async fn ids_are_left_free(fixture: &Fixture) {
     assert_eq!(restoration.last_task, before[2]);
     assert_eq!(restoration.last_free_task, TaskId(before[2].0 + LEAP));
     let restorations = fixture.db.restorations().await.unwrap();
-    assert_eq!(restorations.0, [restoration.clone()]);
+    assert_eq!(restorations.0, std::slice::from_ref(&restoration));
     assert!(restorations.is_open());
     let fenced = fixture.db.claim(epoch, &batch("Default"), 10).await;
     assert!(fenced.is_err(), "who led before does no more");

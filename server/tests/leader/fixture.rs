@@ -50,6 +50,15 @@ impl Fixture {
 
     /// With other settings than the defaults.
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::begin(change, false).await
+    }
+
+    /// On a database that was restored from a backup: from an empty one.
+    pub async fn start_restored(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::begin(change, true).await
+    }
+
+    async fn begin(change: impl FnOnce(&mut Settings), restored: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut settings = Settings::default();
         change(&mut settings);
@@ -62,7 +71,7 @@ impl Fixture {
         let server = scitq_server::start(ServerOptions {
             settings,
             broker: broker.clone(),
-            restored: false,
+            restored,
         })
         .await
         .unwrap();
@@ -226,6 +235,20 @@ impl PlayedWorker {
 
     /// Says hello, as the agent does when it was started so many times on its directory.
     pub async fn say_hello(&mut self, boots: u32, held: &[(&AttemptReport, AttemptPhase)]) {
+        self.introduce(boots, held, None).await;
+    }
+
+    /// Says hello at the end of a recount.
+    pub async fn say_recounted(&mut self, held: &[(&AttemptReport, AttemptPhase)]) {
+        self.introduce(1, held, Some(self.epoch)).await;
+    }
+
+    async fn introduce(
+        &mut self,
+        boots: u32,
+        held: &[(&AttemptReport, AttemptPhase)],
+        recounted: Option<Epoch>,
+    ) {
         let hello = Hello {
             boots,
             hostname: "host".into(),
@@ -234,8 +257,8 @@ impl PlayedWorker {
             memory_bytes: 1,
             initial: self.desired.clone(),
             desired_version: self.desired.version,
-            batch: None,
-            recounted: None,
+            batch: Some(self.desired.batch.clone()),
+            recounted,
             inventory: inventory(held),
         };
         self.say(WorkerEvent::Hello(hello)).await;

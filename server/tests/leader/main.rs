@@ -6,6 +6,7 @@ mod fixture;
 mod leases;
 mod pausing;
 mod restarting;
+mod restored;
 
 use fixture::{Fixture, PlayedWorker};
 use scitq_broker::topology;
@@ -134,6 +135,7 @@ async fn a_returned_dispatch_comes_back_under_another_id() {
         .say(WorkerEvent::Returned {
             dispatch: first.dispatch,
             task: first.task,
+            message: None,
         })
         .await;
     worker.ack(&delivery).await;

@@ -85,6 +85,10 @@ pub enum WorkerEvent {
         dispatch: DispatchId,
         /// Its task.
         task: TaskId,
+        /// The whole message: it is acknowledged with this, and a server whose database was restored may not know its task
+        /// (D12).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<Box<TaskMessage>>,
     },
     /// What a dispatch asks to be run, for a server that may not know its task because its database was restored (D12).
     /// What has become of it is said by the event that follows.

@@ -331,11 +331,7 @@ impl Core {
         let old = message.epoch < *newest;
         *newest = message.epoch.max(*newest);
         if redelivered || old {
-            if message.epoch < self.epoch {
-                // A leader of the past sent it: the present one may know nothing of it.
-                self.publish_described(now, Some(place), Arc::clone(&message));
-            }
-            self.publish_returned(now, place, message.dispatch, message.task);
+            self.publish_returned(now, place, message);
         } else if self.tombstones.contains(&message.dispatch) {
             self.effects.push(Effect::Ack(place));
         } else {

@@ -163,10 +163,18 @@ impl Core {
         }
     }
 
-    /// A worker has recounted; what it said is applied. Its batch may be one that the backup does not know.
+    /// A worker has recounted; what it said is applied. Its batch may be one that the backup does not know: then its queue is
+    /// withdrawn, too, and the worker asked once more.
     pub(super) fn heard(&mut self, worker: WorkerName, batch: Option<&BatchName>) {
         if let Some(hearing) = &mut self.hearing {
-            hearing.heard.insert(worker);
+            if batch.is_none_or(|batch| hearing.withdrawn.contains(batch)) {
+                hearing.heard.insert(worker);
+            } else {
+                // The queue was not empty for certain: it may have got something again.
+                hearing.seen.insert(worker.clone());
+                hearing.expected.insert(worker.clone());
+                hearing.ask.insert(worker);
+            }
         }
         if let Some(batch) = batch {
             self.withdraw_once(batch);
@@ -175,10 +183,10 @@ impl Core {
 
     /// Empties the queue of a batch, which may hold dispatches that nobody knows. While listening: once.
     fn withdraw_once(&mut self, batch: &BatchName) {
-        if let Some(hearing) = &mut self.hearing {
-            if hearing.withdrawn.contains(batch) || !hearing.withdrawing.insert(batch.clone()) {
-                return;
-            }
+        if let Some(hearing) = &mut self.hearing
+            && (hearing.withdrawn.contains(batch) || !hearing.withdrawing.insert(batch.clone()))
+        {
+            return;
         }
         self.declare(batch);
         if let Some(work) = self.work.get_mut(batch)
@@ -328,7 +336,8 @@ mod tests {
         };
         let effects = core.handle(seconds(4), heard("x", "new"));
         assert_eq!(effects, [declare, withdraw("new")]);
-        assert_eq!(core.handle(seconds(4), withdrawn("new")), []);
+        assert_eq!(core.handle(seconds(4), withdrawn("new")), [recount("x")]);
+        assert_eq!(core.handle(seconds(4), heard("x", "new")), []);
         assert_eq!(core.next_deadline(seconds(4)), Some(seconds(6)));
         assert_eq!(core.handle(seconds(6), Input::Tick), [Effect::LookAround]);
         let effects = core.handle(seconds(6), around(&["v", "w"], &["b", "new"]));
@@ -367,9 +376,9 @@ mod tests {
     #[test]
     fn who_does_not_answer_is_not_waited_for_for_ever() {
         let mut core = listening();
-        core.handle(seconds(1), around(&["v", "w"], &[]));
-        core.handle(seconds(2), heard("v", "b"));
+        core.handle(seconds(1), around(&["v", "w"], &["b"]));
         core.handle(seconds(2), withdrawn("b"));
+        core.handle(seconds(2), heard("v", "b"));
         let mut now = seconds(2);
         let silent = loop {
             let deadline = core.next_deadline(now);
@@ -399,9 +408,9 @@ mod tests {
     #[test]
     fn who_departs_meanwhile_is_not_waited_for() {
         let mut core = listening();
-        core.handle(seconds(1), around(&["v", "w"], &[]));
-        core.handle(seconds(2), heard("v", "b"));
+        core.handle(seconds(1), around(&["v", "w"], &["b"]));
         core.handle(seconds(2), withdrawn("b"));
+        core.handle(seconds(2), heard("v", "b"));
         core.handle(seconds(6), Input::Tick);
         core.handle(seconds(6), around(&["v"], &[]));
         assert_eq!(core.next_deadline(seconds(6)), Some(seconds(11)));

@@ -40,8 +40,11 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// What the database holds when a leader begins.
+    /// What the database holds when a leader begins; batches not named have nothing.
     pub fn load(&mut self, loads: impl IntoIterator<Item = (BatchName, BatchLoad)>) {
+        for window in self.batches.values_mut() {
+            (window.assigned, window.pending) = (0, false);
+        }
         for (batch, load) in loads {
             let window = self.batches.entry(batch).or_default();
             window.assigned = usize::try_from(load.assigned).unwrap_or(0);

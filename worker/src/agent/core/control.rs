@@ -159,7 +159,7 @@ impl Core {
             self.effects.push(Effect::CloseChannel { channel });
         }
         for message in messages {
-            self.publish_described(now, None, message);
+            self.publish_described(now, message);
         }
         if let Some(channel) = self.channel {
             self.channel_closed(now, channel);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use scitq_shared::ids::{AttemptId, DispatchId, Epoch, TaskId};
+use scitq_shared::ids::{AttemptId, DispatchId, Epoch};
 use scitq_shared::protocol::{
     AttemptPhase, Heartbeat, Hello, InventoryItem, PROTOCOL_VERSION, TaskMessage, WorkerEvent,
     WorkerMessage,
@@ -182,14 +182,12 @@ impl Core {
         self.publish(now, channel, Publication::Released(attempt), event);
     }
 
-    pub(super) fn publish_returned(
-        &mut self,
-        now: Now,
-        place: Place,
-        dispatch: DispatchId,
-        task: TaskId,
-    ) {
-        let event = WorkerEvent::Returned { dispatch, task };
+    pub(super) fn publish_returned(&mut self, now: Now, place: Place, message: Arc<TaskMessage>) {
+        let event = WorkerEvent::Returned {
+            dispatch: message.dispatch,
+            task: message.task,
+            message: Some(Box::new(Arc::unwrap_or_clone(message))),
+        };
         self.publish(
             now,
             Some(place.channel),
@@ -198,18 +196,12 @@ impl Core {
         );
     }
 
-    /// Says what a dispatch asks to be run, on the channel that brought it where that matters.
-    pub(super) fn publish_described(
-        &mut self,
-        now: Now,
-        place: Option<Place>,
-        message: Arc<TaskMessage>,
-    ) {
+    /// Says what a dispatch asks to be run.
+    pub(super) fn publish_described(&mut self, now: Now, message: Arc<TaskMessage>) {
         let message = Box::new(Arc::unwrap_or_clone(message));
-        let channel = self.channel_of(place);
         let event = WorkerEvent::Described { message };
         // A server that lacks it asks again.
-        self.publish(now, channel, Publication::Repetition, event);
+        self.publish(now, None, Publication::Repetition, event);
     }
 
     pub(super) fn publish_absent(&mut self, now: Now, dispatches: Vec<DispatchId>) {
