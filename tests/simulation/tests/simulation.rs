@@ -14,7 +14,7 @@ use scitq_simulation::{Fault, Mutant, Outcome, run};
 /// Schedules of one run.
 const SCHEDULES: u64 = 10_000;
 /// A mutant must be noticed within so many: a few rules matter in rare schedules only.
-const NOTICED_WITHIN: u64 = 10_000;
+const NOTICED_WITHIN: u64 = 20_000;
 
 /// Runs these seeds on all cores.
 fn run_all(seeds: u64) -> Vec<(u64, Outcome)> {
