@@ -543,7 +543,11 @@ fn what_a_restored_database_has_forgotten_is_taken_and_nothing_of_it_stopped() {
         let fails = happening(6, ended(50, 2, Exit::Code(1)));
         for (happened, to) in [
             (vec![begins.clone()], expected.map(|(running, _)| running)),
-            (vec![fails.clone()], expected.map(|(_, over)| over)),
+            // What is dispatched already is the repetition.
+            (
+                vec![fails.clone()],
+                expected.map(|(_, over)| if state == assigned { state } else { over }),
+            ),
             (vec![begins, fails], expected.map(|(_, over)| over)),
         ] {
             let (projection, effects) = project_restored(&known, &happened, &restored());
@@ -555,7 +559,9 @@ fn what_a_restored_database_has_forgotten_is_taken_and_nothing_of_it_stopped() {
                 assert_eq!(effects.stop, [], "{state:?}");
             }
             if state == assigned {
-                assert_eq!(effects.revoke[&BatchName::default()], [dispatch(1)]);
+                let revoked = effects.revoke.get(&BatchName::default());
+                let goes_on = to == Some(state);
+                assert_eq!(revoked.is_none(), goes_on, "{revoked:?}");
             }
             // A database that was not restored knows what it has done.
             let (projection, _) = project(&known, &happened);
