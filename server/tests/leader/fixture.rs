@@ -327,13 +327,46 @@ impl PlayedWorker {
         }
     }
 
-    /// The next task of the worker's batch.
-    pub async fn delivery(&mut self) -> (TaskMessage, Delivery) {
+    async fn consume(&mut self) {
         if self.tasks.is_none() {
             let queue = topology::batch_queue_name(self.desired.batch.as_str());
             let prefetch = NonZeroU16::new(self.desired.concurrency).unwrap();
             self.tasks = Some(self.channel.consume(&queue, prefetch).await.unwrap());
         }
+    }
+
+    /// The same; meanwhile it gives signs of life, and recounts what it holds whenever it is asked to.
+    pub async fn delivery_recounting(
+        &mut self,
+        held: &[(&AttemptReport, AttemptPhase)],
+    ) -> (TaskMessage, Delivery) {
+        let mut beats = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            self.consume().await;
+            let tasks = self.tasks.as_mut().unwrap();
+            let told = tokio::select! {
+                delivery = eventually("a task", tasks.next()) => {
+                    let delivery = delivery.unwrap();
+                    return (decode(&delivery.body).unwrap(), delivery);
+                }
+                told = self.control.next() => Some(told.unwrap()),
+                _ = beats.tick() => None,
+            };
+            let Some(told) = told else {
+                self.heartbeat(held).await;
+                continue;
+            };
+            self.channel.ack(told.tag).await.unwrap();
+            let message: ControlMessage = decode(&told.body).unwrap();
+            if matches!(message.command, ControlCommand::Recount) {
+                self.say_recounted(held).await;
+            }
+        }
+    }
+
+    /// The next task of the worker's batch.
+    pub async fn delivery(&mut self) -> (TaskMessage, Delivery) {
+        self.consume().await;
         let delivery = eventually("a task", self.tasks.as_mut().unwrap().next())
             .await
             .unwrap();

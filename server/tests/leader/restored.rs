@@ -88,7 +88,7 @@ async fn what_workers_tell_is_believed_and_nothing_is_dispatched_before() {
     // It listens for those that it does not know before it dispatches.
     let mut commands = std::collections::BTreeSet::new();
     for _ in 0..2 {
-        let (task, delivery) = worker.delivery().await;
+        let (task, delivery) = worker.delivery_recounting(&held).await;
         commands.insert(task.definition.command.clone());
         let attempt = PlayedWorker::accept(&task);
         worker.started(&attempt).await;
