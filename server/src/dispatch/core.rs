@@ -79,8 +79,8 @@ struct Work {
     /// Nothing is claimed before.
     rest_until: Option<Duration>,
     withdrawal: Option<Withdrawal>,
-    /// True when all that is dispatched is to come back, as soon as no other withdrawal goes on.
-    take_all_back: bool,
+    /// Why the queue is to be withdrawn as soon as no other withdrawal goes on.
+    withdrawal_due: Option<Why>,
     /// When to compare the number of dispatches with the depth of the queue, and the age from which they count.
     count_at: Option<(Duration, Duration)>,
     suspects: Option<Suspects>,
@@ -101,7 +101,7 @@ impl Work {
 
     fn is_idle(&self) -> bool {
         self.withdrawal.is_none()
-            && !self.take_all_back
+            && self.withdrawal_due.is_none()
             && !self.claiming
             && !self.comparing
             && self.outstanding == 0
@@ -153,7 +153,8 @@ impl Core {
             Input::Paused { batch } => {
                 self.declare(&batch);
                 if let Some(work) = self.work.get_mut(&batch) {
-                    work.take_all_back = true;
+                    // Like a roll call: what is not in the queue is asked for at the workers.
+                    work.withdrawal_due = Some(Why::Roll);
                 }
             }
             Input::Room { room } => {
@@ -422,10 +423,8 @@ impl Core {
 
 impl Work {
     fn tend_withdrawal(&mut self, batch: &BatchName, effects: &mut Vec<Effect>) {
-        if self.take_all_back && self.withdrawal.is_none() {
-            // Like a roll call: what is not in the queue is asked for at the workers.
-            self.take_all_back = false;
-            self.withdrawal = Some(Withdrawal::Waiting(Why::Roll));
+        if self.withdrawal.is_none() {
+            self.withdrawal = self.withdrawal_due.take().map(Withdrawal::Waiting);
         }
         if let Some(Withdrawal::Waiting(why)) = self.withdrawal
             && self.outstanding == 0

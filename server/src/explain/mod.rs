@@ -254,20 +254,19 @@ fn over(facts: &Facts) -> Vec<Reason> {
             format!("it has {status}", status = past(status)),
         )],
         (Some(last), _) => {
-            let mut text = format!(
-                "it has {}: execution {} on worker {}",
+            let ended = last.ended_at.map(|at| format!(" ended at {}", since(at)));
+            let why = match (&last.failure_detail, last.exit_code) {
+                (Some(detail), _) => format!(": {detail}"),
+                (None, Some(code)) if code != 0 => format!(" with exit code {code}"),
+                _ => String::new(),
+            };
+            let text = format!(
+                "it has {}: execution {} on worker {}{}{why}",
                 past(status),
                 last.execution_id,
-                last.worker
+                last.worker,
+                ended.unwrap_or_default()
             );
-            if let Some(ended) = last.ended_at {
-                text.push_str(&format!(" ended at {}", since(ended)));
-            }
-            if let Some(detail) = &last.failure_detail {
-                text.push_str(&format!(": {detail}"));
-            } else if let Some(code) = last.exit_code.filter(|code| *code != 0) {
-                text.push_str(&format!(" with exit code {code}"));
-            }
             let mut reasons = vec![reason(status, text)];
             if status == "failed" {
                 let retry = facts.task.retry;

@@ -350,6 +350,10 @@ impl Keeper {
 }
 
 /// What a wait was ended by.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each descriptor that was watched"
+)]
 struct Happened {
     children: bool,
     newcomer: bool,

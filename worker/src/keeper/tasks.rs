@@ -87,11 +87,11 @@ impl Tasks {
     /// Takes in what was started, or could not be.
     pub(super) fn started(&mut self) -> Vec<Word> {
         let spawned = self.spawners.spawned();
-        spawned.into_iter().map(|it| self.take_in(it)).collect()
+        spawned.iter().map(|it| self.take_in(it)).collect()
     }
 
-    fn take_in(&mut self, spawned: Spawned) -> Word {
-        let Spawned {
+    fn take_in(&mut self, spawned: &Spawned) -> Word {
+        let &Spawned {
             attempt,
             before,
             process,

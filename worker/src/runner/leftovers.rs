@@ -65,10 +65,9 @@ pub(crate) fn kill(leftovers: &[Leftover], boot_id: &str) {
     let mut told = false;
     loop {
         match once() {
-            Ok(false) => return,
             // On a thread that may wait; the kernel tells nobody when another's child is gone.
             Ok(true) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Ok(true) => return,
+            Ok(_) => return,
             Err(error) => {
                 if !told {
                     tracing::warn!(%error, "what tasks have left cannot be looked for; tried again until it can");
