@@ -27,6 +27,8 @@ pub struct Loaded {
     pub attempts: BTreeMap<AttemptId, LoadedAttempt>,
     /// How many attempts of a task failed by what spares it ([`FailureReason::spares_task`]); only of [`Needs::hindered`].
     pub hindrances: BTreeMap<TaskId, u32>,
+    /// Those of the attempts that are lost because their own worker said so: they do not come back.
+    pub given_up: BTreeSet<AttemptId>,
 }
 
 /// A task, locked until the end of the transaction.

@@ -9,6 +9,7 @@ use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::{ControlCommand, InventoryItem, WorkerEvent, WorkerMessage};
 use tokio_util::sync::CancellationToken;
 
+use super::heartbeat::Present;
 use super::inventory::{Answer, compare};
 use super::markers::Markers;
 use super::project::{Happening, SideEffects, needs, project};
@@ -95,6 +96,8 @@ pub struct EventsConsumer {
     pub notices: Notices,
     /// Who waits for what has been read.
     pub markers: Markers,
+    /// The workers heard of: whatever they say is a sign of life.
+    pub present: Present,
     /// After how many failures in a row of its own a worker is paused (D13).
     pub pause_worker_after: u32,
     /// Ends the work between two batches.
@@ -134,7 +137,10 @@ impl EventsConsumer {
                 };
                 self.fence(message.epoch())?;
                 let message = match message {
-                    StateMessage::Worker(message) => message,
+                    StateMessage::Worker(message) => {
+                        self.present.heard(&message.worker);
+                        message
+                    }
                     StateMessage::Marker(marker) => {
                         items.extend(marker.returned.iter().map(|returned| {
                             let happening = Happening::Returned {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scitq_shared::execution::{FailureReason, HINDRANCES_SPARED, Outcome};
 use scitq_shared::ids::{AttemptId, DispatchId, IncarnationId, Revision, TaskId};
@@ -148,9 +148,11 @@ impl Happening {
         &self,
         known: Option<&LoadedAttempt>,
         stands: AttemptState,
+        given_up: bool,
         current: Revision,
     ) -> Option<Event> {
-        let lost = stands == AttemptState::Lost;
+        // What its own worker has given up is not there to be taken back, whatever an older word of it says.
+        let lost = stands == AttemptState::Lost && !given_up;
         Some(match self {
             Self::Reported { report, event, .. } => Event::Attempt {
                 dispatch: report.dispatch,
@@ -242,6 +244,8 @@ struct Work<'a> {
     tasks: BTreeMap<TaskId, WorkingTask>,
     states: BTreeMap<AttemptId, AttemptState>,
     known: &'a BTreeMap<AttemptId, LoadedAttempt>,
+    /// Attempts that are lost by their own worker's word.
+    given_up: BTreeSet<AttemptId>,
     /// How many attempts of a task failed by what spared it.
     hindrances: BTreeMap<TaskId, u32>,
     changes: BTreeMap<AttemptId, AttemptChange>,
@@ -268,6 +272,7 @@ impl<'a> Work<'a> {
             tasks: tasks.collect(),
             states: attempts.map(|a| (a.attempt, a.state)).collect(),
             known: &loaded.attempts,
+            given_up: loaded.given_up.clone(),
             hindrances: loaded.hindrances.clone(),
             changes: BTreeMap::new(),
             effects: SideEffects::default(),
@@ -285,7 +290,8 @@ impl<'a> Work<'a> {
             .and_then(|attempt| self.states.get(&attempt).copied())
             .unwrap_or(AttemptState::Unknown);
         let known = attempt.and_then(|attempt| self.known.get(&attempt));
-        let Some(mut event) = happening.event(known, stands, task.revision) else {
+        let given_up = attempt.is_some_and(|attempt| self.given_up.contains(&attempt));
+        let Some(mut event) = happening.event(known, stands, given_up, task.revision) else {
             return;
         };
         if happening.is_hindrance() && !stands.is_over() {
@@ -350,6 +356,14 @@ impl<'a> Work<'a> {
             {
                 let fault = (worker.clone(), report.batch.clone());
                 self.effects.faults.extend([fault]);
+            }
+            if let Happening::Reported {
+                failure: Some((FailureReason::AgentRestarted, _)),
+                ..
+            } = happening
+                && next == AttemptState::Lost
+            {
+                self.given_up.insert(attempt);
             }
             self.states.insert(attempt, next);
             self.record(attempt, next, happening);

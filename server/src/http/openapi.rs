@@ -25,6 +25,7 @@ use super::{batches, executions, health, maintenance, output, progress, tasks, w
         workers::change,
         workers::lost,
         workers::restart,
+        workers::cancel_restart,
         progress::by_query,
         progress::by_body,
         maintenance::check,

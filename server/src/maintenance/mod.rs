@@ -4,7 +4,7 @@ mod leases;
 mod losing;
 
 pub use leases::LeaseCheck;
-pub use losing::{Loss, Told, lose};
+pub use losing::{Loser, Loss, Told, lose};
 
 use std::convert::Infallible;
 use std::time::Duration;

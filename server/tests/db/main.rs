@@ -58,7 +58,8 @@ contract! {
     listing: filters, pages_neither_repeat_nor_hide, many_statuses_at_once, executions_by_filter, progress;
     workers: greeting, silence_and_return, changes, capacity, inventories;
     leases: leases_end, earlier_lives_have_leases, lost_attempts_are_taken_back, restarts, paused_batches, faults,
-        resumed_batches_count_anew, hindrances, lives_before_the_migration, what_is_lost_is_told;
+        resumed_batches_count_anew, hindrances, lives_before_the_migration, what_is_lost_is_told,
+        attempts_of_nobody_have_leases, leases_are_judged_one_by_one, starts_are_heard_of;
     counters: random_walk, repair;
     schema: newer_schema_is_refused, servers_start_at_once, dropped_calls_leave_nothing_open, a_dropped_database_leaves_nothing_open, concurrent_writers,
         ping_and_address;

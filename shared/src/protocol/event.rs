@@ -185,8 +185,16 @@ pub struct Hello {
     /// How many times its agent was started on this incarnation's directory, this start included.
     #[serde(default)]
     pub boots: u32,
+    /// False when it cannot start itself anew, because it is a part of another program.
+    #[serde(default = "yes")]
+    pub can_restart: bool,
     /// All attempts it holds.
     pub inventory: Vec<InventoryItem>,
+}
+
+/// What an agent can do that does not say otherwise.
+fn yes() -> bool {
+    true
 }
 
 /// A sign of life, through its own queue that keeps only the newest (`heartbeat.<worker>` in `scitq.events`).

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use diesel::sql_types::{BigInt, Bool, Text};
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{AttemptId, Epoch, ExecutionId, Revision, TaskId};
 use scitq_shared::names::BatchName;
@@ -71,7 +71,11 @@ async fn project_once(
             .cloned()
             .collect()
     };
-    let (known, complete) = load_attempts(conn, &needs.attempts).await?;
+    let FoundAttempts {
+        known,
+        complete,
+        given_up,
+    } = load_attempts(conn, &needs.attempts).await?;
     let loaded = Loaded {
         tasks: needs
             .tasks
@@ -80,6 +84,7 @@ async fn project_once(
             .collect(),
         attempts: known,
         hindrances: hindrances(conn, &needs.hindered).await?,
+        given_up,
     };
     let (projection, loaded) = decider.decide(loaded).await?;
     if let Some(change) = projection
@@ -144,26 +149,42 @@ struct AttemptFound {
     incarnation: String,
     #[diesel(sql_type = Bool)]
     complete: bool,
+    #[diesel(sql_type = Nullable<Text>)]
+    failure_reason: Option<String>,
 }
 
-/// The attempts that are known, and which of them are complete.
+/// The attempts that are known.
+#[derive(Default)]
+struct FoundAttempts {
+    known: BTreeMap<AttemptId, LoadedAttempt>,
+    /// Those of them whose end and output are stored.
+    complete: BTreeSet<AttemptId>,
+    /// Those of them that are lost by their own worker's word.
+    given_up: BTreeSet<AttemptId>,
+}
+
 async fn load_attempts(
     conn: &mut Conn,
     attempts: &BTreeSet<AttemptId>,
-) -> Result<(BTreeMap<AttemptId, LoadedAttempt>, BTreeSet<AttemptId>), DbError> {
+) -> Result<FoundAttempts, DbError> {
     let rows: Vec<AttemptFound> = read_for(conn, &words(attempts.iter()), |array| {
         Statement::new(
-            "SELECT e.attempt_id, e.task_id, e.dispatch_id, e.revision, e.state, e.worker, e.incarnation, e.complete FROM ",
+            "SELECT e.attempt_id, e.task_id, e.dispatch_id, e.revision, e.state, e.worker, e.incarnation, e.complete, \
+             e.failure_reason FROM ",
         )
         .rows::<WordRow>(array)
         .sql(" JOIN execution AS e ON e.attempt_id = r.word")
     })
     .await?;
-    let (mut known, mut complete) = (BTreeMap::new(), BTreeSet::new());
+    let mut found = FoundAttempts::default();
+    let by_its_worker = FailureReason::AgentRestarted.as_str();
     for row in rows {
         let attempt = parse("execution.attempt_id", &row.attempt_id)?;
         if row.complete {
-            complete.insert(attempt);
+            found.complete.insert(attempt);
+        }
+        if row.state == "lost" && row.failure_reason.as_deref() == Some(by_its_worker) {
+            found.given_up.insert(attempt);
         }
         let loaded = LoadedAttempt {
             attempt,
@@ -174,9 +195,9 @@ async fn load_attempts(
             worker: parse("execution.worker", &row.worker)?,
             incarnation: parse("execution.incarnation", &row.incarnation)?,
         };
-        known.insert(attempt, loaded);
+        found.known.insert(attempt, loaded);
     }
-    Ok((known, complete))
+    Ok(found)
 }
 
 #[derive(diesel::QueryableByName)]

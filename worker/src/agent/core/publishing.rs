@@ -49,6 +49,7 @@ impl Core {
             initial: self.rules.initial.clone(),
             desired_version: self.desired_version(),
             boots: self.identity.boots,
+            can_restart: self.rules.can_restart,
             inventory: self.inventory(),
         };
         self.publish(now, None, Publication::Hello, WorkerEvent::Hello(hello));
@@ -349,7 +350,7 @@ impl Core {
 
     /// The number of the latest announcement: over restarts of the agent too it only rises.
     fn sequence(&self) -> u64 {
-        (u64::from(self.identity.boots) << 32) + self.counter
+        scitq_shared::protocol::sequence(self.identity.boots, self.counter)
     }
 
     fn desired_version(&self) -> i64 {
