@@ -49,6 +49,14 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
+    /// A DELETE.
+    pub fn delete(parts: &'a [&'a str]) -> Self {
+        Self {
+            method: Method::DELETE,
+            ..Self::get(parts, &[])
+        }
+    }
+
     /// A GET.
     pub fn get(parts: &'a [&'a str], query: &'a [(&'a str, String)]) -> Self {
         Self {

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
-use scitq_shared::api::{BatchView, Progress};
+use scitq_shared::api::{BatchView, Page, Progress, TaskView};
 
+use crate::batch::show;
 use crate::client::{Call, Client};
 use crate::failure::Failure;
 use crate::screen::Screen;
@@ -153,6 +154,7 @@ async fn until_over(
         before: Progress::of(BTreeMap::new()),
         behind: 0,
         told: None,
+        told_idle: None,
     };
     let parts = selection.parts();
     waiting.behind = parts.iter().skip(1).map(Selection::known_tasks).sum();
@@ -174,13 +176,18 @@ struct Waiting<'a> {
     behind: i64,
     /// The last thing that was said about tasks that are held.
     told: Option<&'static str>,
+    /// The last thing that was said about a batch of which nothing runs.
+    told_idle: Option<String>,
 }
 
 impl Waiting<'_> {
     async fn part(&mut self, part: &Selection) -> Result<Progress, Failure> {
         let mut now = progress(self.client, part, Duration::ZERO, 0).await?;
-        self.tell_idle(part, &now).await?;
+        let mut moves = false;
         loop {
+            if !moves {
+                self.tell_idle(part, &now).await?;
+            }
             let missing = part.known_tasks() - now.total;
             if missing > 0 {
                 return Err(Failure::usage(match (part.known_tasks(), missing) {
@@ -195,7 +202,11 @@ impl Waiting<'_> {
             self.tell(&now);
             let (wait, seen_over) = next_question(&now, self.screen);
             let asked = Instant::now();
-            now = progress(self.client, part, wait, seen_over).await?;
+            let before = std::mem::replace(
+                &mut now,
+                progress(self.client, part, wait, seen_over).await?,
+            );
+            moves = now.over > before.over;
             // a server that stops answers early; the next question finds it gone, or another one
             if asked.elapsed() < NOT_MORE_OFTEN && now.over < now.total {
                 tokio::time::sleep(NOT_MORE_OFTEN).await;
@@ -203,26 +214,49 @@ impl Waiting<'_> {
         }
     }
 
-    /// Says when a batch waits for nobody.
-    async fn tell_idle(&self, part: &Selection, now: &Progress) -> Result<(), Failure> {
-        let pending = now.tasks.get("pending").is_some_and(|pending| *pending > 0);
-        let Selection::Batch(name) = part else {
+    /// Says when nothing runs because a batch is paused, or has no workers; once for each.
+    async fn tell_idle(&mut self, part: &Selection, now: &Progress) -> Result<(), Failure> {
+        if !idles(now) {
+            return Ok(());
+        }
+        let Some(name) = self.idle_batch(part).await? else {
             return Ok(());
         };
-        if pending
-            && self
-                .client
-                .get::<BatchView>(&["batches", name], &[])
-                .await?
-                .workers
-                == 0
-        {
-            let text = format!(
+        let batch: BatchView = self.client.get(&["batches", &name], &[]).await?;
+        let text = if batch.paused {
+            format!("batch {name} is {}", show::state(&batch))
+        } else if batch.workers == 0 {
+            format!(
                 "no worker works for batch {name} now: `scitq-ctl worker update WORKER --batch BATCH` gives it one"
-            );
+            )
+        } else {
+            return Ok(());
+        };
+        if self.told_idle.as_ref() != Some(&text) {
             self.bar.suspend(|| self.screen.note(&text));
+            self.told_idle = Some(text);
         }
         Ok(())
+    }
+
+    /// The batch of what is pending, or of one of the tasks that are.
+    async fn idle_batch(&self, part: &Selection) -> Result<Option<String>, Failure> {
+        let ids = match part {
+            Selection::Batch(name) => return Ok(Some(name.clone())),
+            Selection::Tasks(ids) => ids,
+        };
+        let ids: Vec<String> = ids
+            .iter()
+            .take(IDS_IN_ADDRESS)
+            .map(i64::to_string)
+            .collect();
+        let query = [
+            ("id", ids.join(",")),
+            ("status", "pending".to_owned()),
+            ("limit", "1".to_owned()),
+        ];
+        let page: Page<TaskView> = self.client.get(&["tasks"], &query).await?;
+        Ok(page.items.into_iter().next().map(|task| task.batch))
     }
 
     fn tell(&mut self, now: &Progress) {
@@ -263,6 +297,12 @@ fn next_question(now: &Progress, screen: &Screen) -> (Duration, i64) {
     } else {
         (LONGEST_WAIT, now.total - 1)
     }
+}
+
+/// True when tasks wait for a worker, and none of the others is with one.
+fn idles(progress: &Progress) -> bool {
+    let count = |status: &str| progress.tasks.get(status).copied().unwrap_or(0);
+    count("pending") > 0 && count("assigned") + count("accepted") + count("running") == 0
 }
 
 /// What is said when none of the tasks that are left goes on by itself, or perhaps not.
@@ -320,6 +360,19 @@ mod tests {
             &[],
         ] {
             assert_eq!(held(&of(going_on)), None, "{going_on:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_worker_idles() {
+        assert!(idles(&of(&[("pending", 2), ("succeeded", 1)])));
+        for moving in [
+            &[("pending", 2), ("running", 1)][..],
+            &[("pending", 2), ("assigned", 1)],
+            &[("waiting", 2)],
+            &[],
+        ] {
+            assert!(!idles(&of(moving)), "{moving:?}");
         }
     }
 

@@ -336,6 +336,96 @@ fn lost_and_restarted_workers() {
 }
 
 #[test]
+fn whoever_waits_for_a_paused_batch_is_told() {
+    let fake = |paused: bool| {
+        Fake::start(move |number, seen| match seen.path() {
+            "/api/v1/progress" if number > 6 => progress(2, 0, 0),
+            "/api/v1/progress" => Answer::json(&json!({
+                "tasks": {"succeeded": 1, "pending": 1}, "total": 2, "over": 1, "succeeded": 1,
+            })),
+            "/api/v1/tasks" => page(&[task(2, "pending", None)], None),
+            "/api/v1/batches/b" | "/api/v1/batches/Default" => Answer::json(&json!({
+                "batch": "b", "created_at": "2026-07-01T10:00:00Z", "tasks": {"pending": 1}, "total": 2, "workers": 1,
+                "paused": paused, "pause_reason": paused.then_some("disk_full: no room"),
+            })),
+            _ => Answer::problem(404, "there is none"),
+        })
+    };
+    let told = "paused: disk_full: no room; `scitq-ctl batch resume b` goes on";
+    for which in [
+        &["task", "wait", "1", "2"][..],
+        &["task", "wait", "-b", "b"],
+    ] {
+        let paused = fake(true);
+        let output = paused.run(which);
+        assert_code(&output, 0);
+        assert_eq!(
+            stderr(&output).matches(told).count(),
+            1,
+            "{which:?}: {}",
+            stderr(&output)
+        );
+        let open = fake(false);
+        let output = open.run(which);
+        assert!(!stderr(&output).contains("paused"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn requests_for_a_restart_are_taken_back_or_refused() {
+    let worker = |name: &str| {
+        json!({
+            "worker_id": 1, "name": name, "hostname": "h", "batch": "b", "status": "running", "concurrency": 4,
+            "prefetch": 1, "accepted": 0, "running": 2, "program_version": "0.2.0", "cores": 8, "memory_bytes": 1,
+            "last_contact_at": "2026-07-01T10:00:00Z", "created_at": "2026-07-01T10:00:00Z", "boots": 3,
+            "restart_requested": true,
+        })
+    };
+    let fake = Fake::start(move |_, seen| match (seen.method.as_str(), seen.path()) {
+        ("GET", "/api/v1/workers") => page(&[worker("up"), worker("w")], None),
+        ("GET" | "DELETE", "/api/v1/workers/w" | "/api/v1/workers/w/restart") => {
+            Answer::json(&worker("w"))
+        }
+        ("POST", "/api/v1/workers/w/restart") => Answer::json(&worker("w")),
+        ("POST", "/api/v1/workers/up/restart") => {
+            Answer::problem(409, "up is a part of another program")
+        }
+        ("GET", "/api/v1/workers/up") => Answer::json(&worker("up")),
+        ("POST", "/api/v1/workers/w/lost") => {
+            Answer::json(&json!({"worker": "w", "executions": 0, "task_ids": []}))
+        }
+        _ => Answer::problem(404, "there is no worker"),
+    });
+    let cancelled = fake.run(&["worker", "restart", "w", "--cancel"]);
+    assert_code(&cancelled, 0);
+    assert_eq!(fake.seen().last().unwrap().method, "DELETE");
+    assert!(
+        stdout(&cancelled).contains("w is not asked to start anew any more"),
+        "{}",
+        stdout(&cancelled)
+    );
+    // The others are asked all the same.
+    let all = fake.run(&["worker", "restart", "--all", "--no-wait"]);
+    assert_code(&all, 0);
+    assert!(
+        stdout(&all).contains("w is asked") && stderr(&all).contains("part of another program"),
+        "{} {}",
+        stdout(&all),
+        stderr(&all)
+    );
+    assert_code(&fake.run(&["worker", "restart", "up", "--no-wait"]), 2);
+    // Who forces a loss is told what may come of it.
+    let lost = fake.run(&["worker", "lost", "w", "--yes", "--force"]);
+    assert_code(&lost, 0);
+    assert!(
+        stderr(&lost).contains("w is running and may be at work")
+            && stderr(&lost).contains("may run twice"),
+        "{}",
+        stderr(&lost)
+    );
+}
+
+#[test]
 fn a_worker_that_does_not_start_anew_is_told() {
     let worker = json!({
         "worker_id": 1, "name": "w", "hostname": "h", "batch": "b", "status": "offline", "concurrency": 4,

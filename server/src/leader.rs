@@ -167,6 +167,7 @@ impl Leader {
         let (heartbeat_channel, heartbeats) =
             consume(&reading, topology::HEARTBEAT_QUEUE, 256).await?;
         let markers = Markers::default();
+        let present = Present::default();
         let events = EventsConsumer {
             database: self.database.clone(),
             epoch,
@@ -179,10 +180,10 @@ impl Leader {
             notices: self.notices.clone(),
             markers: markers.clone(),
             restorations: Arc::clone(&restorations),
+            present: present.clone(),
             pause_worker_after: self.pause_worker_after,
             stop: stop.clone(),
         };
-        let present = Present::default();
         let heartbeat = HeartbeatConsumer {
             database: self.database.clone(),
             epoch,

@@ -24,6 +24,17 @@ pub const PROTOCOL_VERSION: u16 = 1;
 /// Longest message that is read, in bytes: the longest definition with all its escapes, with room.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
+/// The number of a worker's message: those of a later start of its agent follow all of the earlier ones. `boots` is how many
+/// times it was started on its directory, `counter` what it has numbered since.
+pub fn sequence(boots: u32, counter: u64) -> u64 {
+    (u64::from(boots) << 32) + counter
+}
+
+/// How many times an agent was started that gave a message this number.
+pub fn boots_of(sequence: u64) -> u32 {
+    u32::try_from(sequence >> 32).unwrap_or(u32::MAX)
+}
+
 /// Why a message cannot be read; such a message is dead-lettered with this text as its reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {

@@ -2,7 +2,7 @@
 
 mod list;
 mod pause;
-mod show;
+pub mod show;
 
 use std::process::ExitCode;
 

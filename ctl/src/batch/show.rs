@@ -33,11 +33,16 @@ pub(super) fn print(batch: &BatchView, screen: &Screen) -> Result<(), Failure> {
     ]))
 }
 
+/// How a paused batch goes on.
+pub fn remedy(batch: &BatchView) -> String {
+    format!("`scitq-ctl batch resume {}` goes on", batch.batch)
+}
+
 /// Whether its tasks are dispatched, and if not, why.
-pub(super) fn state(batch: &BatchView) -> String {
+pub fn state(batch: &BatchView) -> String {
     match (&batch.pause_reason, batch.paused) {
-        (Some(reason), true) => format!("paused: {reason}"),
-        (None, true) => "paused".to_owned(),
+        (Some(reason), true) => format!("paused: {reason}; {}", remedy(batch)),
+        (None, true) => format!("paused; {}", remedy(batch)),
         (_, false) => "open".to_owned(),
     }
 }

@@ -2,6 +2,7 @@
 
 use scitq_shared::api::WorkerView;
 
+use super::show::why_paused;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::paging::{self, ListArguments};
@@ -43,7 +44,7 @@ pub async fn run(client: &Client, screen: &Screen) -> Result<(), Failure> {
                 worker.accepted.to_string(),
                 time(worker.last_contact_at),
                 worker.hostname.clone(),
-                or_none(worker.pause_reason.as_deref()),
+                or_none(why_paused(worker).as_deref()),
             ]
         },
     )

@@ -18,7 +18,8 @@ Declare a worker lost: what it runs is dispatched anew
 
 For a worker that is gone for good, so that nobody waits for its lease (server.lost_after_seconds, or `worker update \
 --lost-after`) to end. No retry is used up. Should it live after all, what has not been started anew by then is taken back, \
-and the rest of what it runs is told to stop: it may have run twice. Asks first; --yes does not.";
+and the rest of what it runs is told to stop: it may have run twice. Asks first; --yes does not. Of a \
+worker that is not offline nobody knows that it is gone, so that takes --force.";
 
 /// Arguments of `worker lost`.
 #[derive(Clone, Debug, Args)]
@@ -41,9 +42,14 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let name = arguments.name.as_str();
     let missing = |failure: Failure| failure.remedy_when_missing(WHERE_TO_LOOK);
-    if !arguments.yes {
+    if arguments.force || !arguments.yes {
         let worker: WorkerView = client.get(&["workers", name], &[]).await.map_err(missing)?;
-        confirm(&worker, screen)?;
+        if let Some(warning) = may_run_twice(&worker) {
+            screen.note(&warning);
+        }
+        if !arguments.yes {
+            confirm(&worker, screen)?;
+        }
     }
     let parts = ["workers", name, "lost"];
     let body = serde_json::json!({ "force": arguments.force });
@@ -69,6 +75,16 @@ pub async fn run(
         format!(
             "{name} is lost, and {executions} with it; dispatched anew: {}",
             ids.join(" ")
+        )
+    })
+}
+
+/// What is to be known about a worker that is not known to be gone.
+fn may_run_twice(worker: &WorkerView) -> Option<String> {
+    (worker.status != "offline").then(|| {
+        format!(
+            "{} is {} and may be at work: what it runs goes on until it is told to stop, and may run twice",
+            worker.name, worker.status
         )
     })
 }

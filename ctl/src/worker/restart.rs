@@ -22,12 +22,16 @@ pub const HELP: &str = "\
 Start agents anew, on the program that stands in their file now
 
 What runs goes on running and is adopted by the new agent. A request stands until an agent that was started later says \
-hello, also over an outage. On a terminal, or with --wait, the command waits for that: exit code 0 when all have started \
+hello, also over an outage; --cancel takes it back. On a terminal, or with --wait, the command waits for that: exit code 0 when all have started \
 anew, 4 when one has not within the time given with --for.";
 
 /// Arguments of `worker restart`.
 #[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("which").required(true))]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct RestartArguments {
     /// Names of the workers
     #[arg(value_name = "NAME", group = "which")]
@@ -41,6 +45,9 @@ pub struct RestartArguments {
     /// Do not wait
     #[arg(long)]
     no_wait: bool,
+    /// Take requests back that have not been met
+    #[arg(long, conflicts_with_all = ["wait", "no_wait", "limit"])]
+    cancel: bool,
     /// Wait no longer than this
     #[arg(long = "for", value_name = "SECONDS", default_value_t = 60)]
     limit: u64,
@@ -53,13 +60,28 @@ pub async fn run(
     screen: &Screen,
 ) -> Result<ExitCode, Failure> {
     let workers = which(arguments, client).await?;
+    if arguments.cancel {
+        return cancel(&workers, client, screen).await;
+    }
     let mut asked = Vec::new();
+    let mut refused = false;
     for worker in workers {
         let parts = ["workers", worker.name.as_str(), "restart"];
         // The start that is meant: a request that is repeated by the way does not ask for another one.
         let body = serde_json::json!({ "boots": worker.boots });
         let call = Call::json(Method::POST, &parts, &body)?;
-        asked.push(client.call::<WorkerView>(&call).await?);
+        match client.call::<WorkerView>(&call).await {
+            Ok(worker) => asked.push(worker),
+            // One that cannot start itself anew is no reason to ask none of the others.
+            Err(failure) if arguments.all && failure.status() == Some(409) => {
+                refused = true;
+                screen.note(&failure.to_string());
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if refused && asked.is_empty() {
+        return Err(Failure::usage("no agent can be asked to start anew"));
     }
     if screen.json() {
         screen.value(&asked)?;
@@ -81,6 +103,34 @@ pub async fn run(
             Ok(ExitCode::from(EXIT_INTERRUPTED))
         }
     }
+}
+
+/// Takes requests back.
+async fn cancel(
+    workers: &[WorkerView],
+    client: &Client,
+    screen: &Screen,
+) -> Result<ExitCode, Failure> {
+    let mut now = Vec::new();
+    for worker in workers {
+        let parts = ["workers", worker.name.as_str(), "restart"];
+        now.push(client.call::<WorkerView>(&Call::delete(&parts)).await?);
+    }
+    if screen.json() {
+        screen.value(&now)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (before, worker) in workers.iter().zip(&now) {
+        screen.line(&if before.restart_requested {
+            format!("{} is not asked to start anew any more", worker.name)
+        } else {
+            format!(
+                "{} was not asked to start anew, or has done it",
+                worker.name
+            )
+        })?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn which(arguments: &RestartArguments, client: &Client) -> Result<Vec<WorkerView>, Failure> {

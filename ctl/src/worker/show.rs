@@ -60,11 +60,20 @@ pub(super) fn properties(worker: &WorkerView) -> Table {
     ])
 }
 
+/// Why the server has paused it, and how it goes on.
+pub(super) fn why_paused(worker: &WorkerView) -> Option<String> {
+    let reason = worker.pause_reason.as_ref()?;
+    Some(format!(
+        "{reason}; `scitq-ctl worker update {} --resume` goes on",
+        worker.name
+    ))
+}
+
 /// The status, and why it is paused or since when it is lost.
 pub(super) fn status(worker: &WorkerView) -> String {
-    match (&worker.pause_reason, worker.lost_at) {
+    match (why_paused(worker), worker.lost_at) {
         (_, Some(at)) => format!("{}, lost since {}", worker.status, time(at)),
-        (Some(reason), None) => format!("{}: {reason}", worker.status),
+        (Some(why), None) => format!("{}: {why}", worker.status),
         (None, None) => worker.status.clone(),
     }
 }

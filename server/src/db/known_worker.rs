@@ -21,9 +21,22 @@ pub struct Greeted {
     pub restart: Option<u32>,
 }
 
+/// A worker was heard of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SignOfLife {
+    /// The worker.
+    pub worker: WorkerName,
+    /// Which life of its state directory.
+    pub incarnation: IncarnationId,
+    /// How many times its agent was started on that directory.
+    pub boots: u32,
+}
+
 /// What is wanted of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
+    /// The life of its directory that has its name, and the newest start of its agent that was heard of.
+    pub start: (IncarnationId, u32),
     /// What it is to be.
     pub desired: DesiredState,
     /// The start of its agent that is to be followed by another one, where that is asked for and not done.
@@ -37,6 +50,10 @@ pub enum Restart {
     Requested(u32),
     /// The start that was meant has been followed by another one already.
     Done,
+    /// Its agent is a part of another program.
+    Impossible,
+    /// Which start its agent is has not been heard of yet.
+    Unheard,
 }
 
 /// What is to change about a worker; what is `None` stays.

@@ -45,7 +45,7 @@ pub use error::{DbError, SubmitError};
 pub use filter::{ExecutionFilter, PageRequest, TaskFilter};
 pub use known_worker::{
     Capacity, Fault, FaultHistory, Greeted, HeldAttempts, Judged, ListedAttempt, LiveAttempt,
-    RecentEnd, Restart, Silent, Wish, WorkerChange,
+    RecentEnd, Restart, SignOfLife, Silent, Wish, WorkerChange,
 };
 pub use projection::{
     AttemptChange, Loaded, LoadedAttempt, LoadedTask, Needs, NewChunk, Projected, Projection,
@@ -452,10 +452,10 @@ impl Database {
     pub async fn heard_from(
         &self,
         epoch: Epoch,
-        workers: &[(WorkerName, IncarnationId)],
+        signs: &[SignOfLife],
     ) -> Result<Vec<WorkerName>, DbError> {
-        let workers = workers.to_vec();
-        call!(self, heard_from(epoch, &workers))
+        let signs = signs.to_vec();
+        call!(self, heard_from(epoch, &signs))
     }
 
     /// Sets workers offline that were silent for longer than `silent_for` by the database's clock. Answers them.
@@ -507,6 +507,12 @@ impl Database {
         call!(self, request_restart(worker.as_str(), of))
     }
 
+    /// Takes a request for a restart back. False when there is no such worker.
+    pub async fn cancel_restart(&self, worker: &WorkerName) -> Result<bool, DbError> {
+        let worker = worker.clone();
+        call!(self, cancel_restart(worker.as_str()))
+    }
+
     /// Pauses or resumes a batch: of a paused one nothing is dispatched. False when there is no such batch.
     pub async fn pause_batch(&self, batch: &BatchName, paused: bool) -> Result<bool, DbError> {
         let batch = batch.clone();
@@ -548,15 +554,17 @@ impl Database {
         call!(self, live_attempts(&worker, incarnation))
     }
 
-    /// A worker, or one life of its directory, is lost: it has no lease any more.
+    /// A worker, or one life of its directory, is lost: it has no lease any more. Nothing happens when `silent_for` is given
+    /// and it has not been silent for longer, by the database's clock.
     pub async fn set_lost(
         &self,
         epoch: Epoch,
         worker: &WorkerName,
         incarnation: Option<IncarnationId>,
+        silent_for: Option<Duration>,
     ) -> Result<(), DbError> {
         let worker = worker.clone();
-        call!(self, set_lost(epoch, &worker, incarnation))
+        call!(self, set_lost(epoch, &worker, incarnation, silent_for))
     }
 
     /// What is needed to judge a worker that could not run an attempt of a batch: its `most` newest ends, and what paused

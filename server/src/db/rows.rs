@@ -223,8 +223,8 @@ bulk_row!(
     }
 );
 bulk_row!(
-    /// A worker and the incarnation that speaks for it.
-    SignOfLifeRow { name: String => Text, incarnation: String => Text }
+    /// A worker, the incarnation that speaks for it, and how many times its agent was started.
+    SignOfLifeRow { name: String => Text, incarnation: String => Text, boots: i64 => BigInt }
 );
 
 /// Writes rows as JSON arrays, each small enough for one statement. No rows, no array.

@@ -12,6 +12,7 @@ use scitq_shared::protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::heartbeat::Present;
 use super::import::import_unknown;
 use super::inventory::{Answer, compare, unknown};
 use super::markers::Markers;
@@ -101,6 +102,8 @@ pub struct EventsConsumer {
     pub markers: Markers,
     /// What is known of restorations of the database.
     pub restorations: Arc<Restorations>,
+    /// The workers heard of: whatever they say is a sign of life.
+    pub present: Present,
     /// After how many failures in a row of its own a worker is paused (D13).
     pub pause_worker_after: u32,
     /// Ends the work between two batches.
@@ -140,7 +143,10 @@ impl EventsConsumer {
                 };
                 self.fence(message.epoch())?;
                 let message = match message {
-                    StateMessage::Worker(message) => message,
+                    StateMessage::Worker(message) => {
+                        self.present.heard(&message.worker);
+                        message
+                    }
                     StateMessage::Marker(marker) => {
                         items.extend(marker.returned.iter().map(|returned| {
                             let happening = Happening::Returned {

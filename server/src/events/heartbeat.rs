@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use scitq_broker::{Channel, Consumer};
-use scitq_shared::ids::{AttemptId, Epoch};
+use scitq_shared::ids::{AttemptId, Epoch, IncarnationId};
 use scitq_shared::names::WorkerName;
-use scitq_shared::protocol::{AttemptPhase, ControlCommand, Heartbeat, ProtocolError, decode};
+use scitq_shared::protocol::{
+    AttemptPhase, ControlCommand, Heartbeat, ProtocolError, boots_of, decode,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::consume::{Consumed, happenings_of, resend_of};
@@ -14,7 +16,7 @@ use super::inventory::{Answer, compare, unknown};
 use super::project::{SideEffects, needs, project};
 use super::read::dead_letter;
 use crate::control::ControlSender;
-use crate::db::{Database, HeldAttempts, Restorations};
+use crate::db::{Database, HeldAttempts, Restorations, SignOfLife, Wish};
 use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::notices::{Notice, Notices};
 
@@ -74,6 +76,20 @@ impl Present {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// What a heartbeat says about its worker.
+fn sign_of_life(heartbeat: &Heartbeat) -> SignOfLife {
+    SignOfLife {
+        worker: heartbeat.worker.clone(),
+        incarnation: heartbeat.incarnation,
+        boots: boots_of(heartbeat.sequence),
+    }
+}
+
+/// True when an agent speaks that has been followed by another start on the same directory: its words waited for long.
+fn is_of_the_past(heartbeat: &Heartbeat, start: (IncarnationId, u32)) -> bool {
+    start.0 == heartbeat.incarnation && boots_of(heartbeat.sequence) < start.1
 }
 
 /// Reads heartbeats: notes that their workers live, and answers their inventories.
@@ -147,14 +163,11 @@ impl HeartbeatConsumer {
     }
 
     async fn note(&mut self, heartbeats: Vec<Heartbeat>) -> Result<(), Consumed> {
-        let workers: Vec<_> = heartbeats
-            .iter()
-            .map(|h| (h.worker.clone(), h.incarnation))
-            .collect();
-        for (worker, _) in &workers {
-            self.present.heard(worker);
+        let signs: Vec<SignOfLife> = heartbeats.iter().map(sign_of_life).collect();
+        for sign in &signs {
+            self.present.heard(&sign.worker);
         }
-        let unknown = self.database.heard_from(self.epoch, &workers).await?;
+        let unknown = self.database.heard_from(self.epoch, &signs).await?;
         for worker in unknown {
             tracing::debug!(%worker, "a heartbeat of a worker whose hello has not been applied");
             if !self.restorations.is_empty() {
@@ -172,18 +185,30 @@ impl HeartbeatConsumer {
             self.dispatcher.send(DispatchInput::WorkersChanged).await;
         }
         for heartbeat in heartbeats {
-            self.answer(&heartbeat).await?;
-            self.repeat_wish(&heartbeat).await?;
+            match self.respond(&heartbeat).await {
+                // One that the database cannot deal with is nobody else's misfortune.
+                Err(Consumed::Database(error)) => {
+                    let worker = &heartbeat.worker;
+                    tracing::warn!(%worker, %error, "a heartbeat cannot be answered");
+                }
+                outcome => outcome?,
+            }
         }
         Ok(())
     }
 
+    async fn respond(&mut self, heartbeat: &Heartbeat) -> Result<(), Consumed> {
+        let wish = self.database.wish(&heartbeat.worker).await?;
+        self.answer(heartbeat, wish.as_ref()).await?;
+        match wish {
+            Some(wish) => self.repeat_wish(heartbeat, wish).await,
+            None => Ok(()),
+        }
+    }
+
     /// A worker that follows an older version of what is wanted of it, or whose agent is to start anew and has not, missed
     /// a message: it is told again (D12).
-    async fn repeat_wish(&self, heartbeat: &Heartbeat) -> Result<(), Consumed> {
-        let Some(wish) = self.database.wish(&heartbeat.worker).await? else {
-            return Ok(());
-        };
+    async fn repeat_wish(&self, heartbeat: &Heartbeat, wish: Wish) -> Result<(), Consumed> {
         if let Some(boots) = wish.restart {
             self.tell(heartbeat, ControlCommand::Restart { boots })
                 .await?;
@@ -197,7 +222,7 @@ impl HeartbeatConsumer {
         Ok(())
     }
 
-    async fn answer(&mut self, heartbeat: &Heartbeat) -> Result<(), Consumed> {
+    async fn answer(&mut self, heartbeat: &Heartbeat, wish: Option<&Wish>) -> Result<(), Consumed> {
         let ids: Vec<_> = heartbeat
             .inventory
             .iter()
@@ -208,7 +233,11 @@ impl HeartbeatConsumer {
             .held_attempts(&heartbeat.worker, heartbeat.incarnation, &ids)
             .await?;
         self.tell_of_restored(heartbeat, &held).await;
-        let answers = compare(&held, &heartbeat.inventory, heartbeat.sequence);
+        let mut answers = compare(&held, &heartbeat.inventory, heartbeat.sequence);
+        if wish.is_some_and(|wish| is_of_the_past(heartbeat, wish.start)) {
+            // A later start of the agent has said what is left of these.
+            answers.retain(|answer| !matches!(answer, Answer::Alive { .. }));
+        }
         let happened = happenings_of(&answers, &heartbeat.worker);
         if !happened.is_empty() {
             let mut effects = SideEffects::default();
@@ -294,5 +323,37 @@ impl HeartbeatConsumer {
         };
         self.ended_since
             .retain(|attempt, since| since.elapsed() < ASK_AFTER * 4 || named(attempt));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scitq_shared::protocol::{PROTOCOL_VERSION, sequence};
+
+    use super::*;
+
+    #[test]
+    fn an_agent_of_the_past_is_known_by_its_numbers() {
+        let (one, other) = (IncarnationId::generate(), IncarnationId::generate());
+        let says = |boots, counter| Heartbeat {
+            version: PROTOCOL_VERSION,
+            worker: WorkerName::new("w").unwrap(),
+            incarnation: one,
+            epoch: Epoch(1),
+            sequence: sequence(boots, counter),
+            sent_at: scitq_shared::now(),
+            desired_version: 1,
+            inventory: Vec::new(),
+        };
+        assert_eq!(sign_of_life(&says(3, 1 << 31)).boots, 3);
+        let table = [
+            (2, (one, 3), true),
+            (3, (one, 3), false),
+            (4, (one, 3), false),
+            (2, (other, 3), false),
+        ];
+        for (boots, start, past) in table {
+            assert_eq!(is_of_the_past(&says(boots, 7), start), past, "{boots}");
+        }
     }
 }

@@ -247,7 +247,7 @@ const CASES: &[Case] = &[
         |it| {
             it.newest = Some(execution(
                 &json!({"exit_code": 0, "ended_at": "2026-01-01T10:00:00Z"}),
-            ))
+            ));
         },
         &["succeeded"],
         &["it has succeeded: execution 3 on worker w1 ended at 2026-01-01 10:00:00 UTC"],

@@ -67,7 +67,9 @@ pub fn configure(config: &mut web::ServiceConfig) {
                 )
                 .service(resource("/workers/{name}/lost").route(web::post().to(workers::lost)))
                 .service(
-                    resource("/workers/{name}/restart").route(web::post().to(workers::restart)),
+                    resource("/workers/{name}/restart")
+                        .route(web::post().to(workers::restart))
+                        .route(web::delete().to(workers::cancel_restart)),
                 )
                 .service(
                     resource("/progress")

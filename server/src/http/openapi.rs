@@ -28,6 +28,7 @@ use super::{
         workers::change,
         workers::lost,
         workers::restart,
+        workers::cancel_restart,
         progress::by_query,
         progress::by_body,
         maintenance::check,

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::{ApiError, Context, body};
 use crate::db::{Database, DbError, Restart, WorkerChange};
-use crate::maintenance::{Loss, Told, lose};
+use crate::maintenance::{Loser, Loss, Told, lose};
 use crate::notices::Notice;
 use crate::nudge::Nudge;
 
@@ -163,12 +163,12 @@ async fn optional<T: Default + serde::de::DeserializeOwned>(
 /// A worker that is not even shown offline yet has not been silent for long: a heartbeat that is late by one is no reason
 /// to run its tasks twice.
 fn valid(lease: Lease, offline_after: Duration) -> Result<Lease, ApiError> {
-    let least = i64::try_from(offline_after.as_secs()).unwrap_or(i64::MAX);
+    let shortest = i64::try_from(offline_after.as_secs()).unwrap_or(i64::MAX);
     match lease {
-        Lease::Seconds(seconds) if seconds < least => Err(ApiError::field(
+        Lease::Seconds(seconds) if seconds < shortest => Err(ApiError::field(
             "lost_after_seconds",
             format!(
-                "must be at least {least}, not {seconds}: by the server's setting server.offline_after_seconds a worker may \
+                "must be at least {shortest}, not {seconds}: by the server's setting server.offline_after_seconds a worker may \
                  be silent for so long before it is even shown offline"
             ),
         )),
@@ -189,7 +189,7 @@ fn valid(lease: Lease, offline_after: Duration) -> Result<Lease, ApiError> {
 #[utoipa::path(
     post, path = "/api/v1/workers/{name}/lost", tag = "workers",
     params(("name" = String, Path, description = "Worker")),
-    request_body = LoseWorker,
+    request_body = Option<LoseWorker>,
     responses(
         (status = 200, description = "What was lost", body = LossView),
         (status = 400, description = "The body cannot be read", body = Problem),
@@ -212,7 +212,7 @@ pub(super) async fn lost(
     let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
     if !how.force && view.status != WorkerStatus::Offline.as_str() {
         let text = format!(
-            "worker {worker} is {}: what it runs would be run twice; only one that is offline is declared lost without force",
+            "worker {worker} is {}; only one that is offline is declared lost without force, because what it runs may run twice",
             view.status
         );
         return Err(ApiError::Conflict(text));
@@ -234,7 +234,12 @@ async fn declare_lost(
     database: &Database,
     worker: &WorkerName,
 ) -> Result<Loss, DbError> {
-    let detail = format!("worker {worker} was declared lost by a person");
+    let loser = Loser {
+        worker: worker.clone(),
+        incarnation: None,
+        silent_for: None,
+        detail: format!("worker {worker} was declared lost by a person"),
+    };
     let told = Told::Leader(context.nudger.clone());
     let mut loss = Loss::default();
     let mut tries = TRIES;
@@ -244,7 +249,7 @@ async fn declare_lost(
             Ok(epoch) => epoch,
             Err(error) => break Err(error),
         };
-        match lose(database, epoch, worker, None, &detail, &told, &mut loss).await {
+        match lose(database, epoch, &loser, &told, &mut loss).await {
             Err(DbError::Fenced) if tries > 0 => tries -= 1,
             outcome => break outcome,
         }
@@ -262,11 +267,12 @@ async fn declare_lost(
 #[utoipa::path(
     post, path = "/api/v1/workers/{name}/restart", tag = "workers",
     params(("name" = String, Path, description = "Worker")),
-    request_body = RestartWorker,
+    request_body = Option<RestartWorker>,
     responses(
         (status = 200, description = "The worker; its agent has started anew when `boots` has risen", body = WorkerView),
         (status = 400, description = "The body cannot be read", body = Problem),
         (status = 404, description = "No such worker", body = Problem),
+        (status = 409, description = "Its agent cannot start itself anew, or has not been heard of", body = Problem),
         (status = 422, description = "A field breaks a rule", body = Problem),
         (status = 503, description = "The database is away", body = Problem),
     )
@@ -286,6 +292,39 @@ pub(super) async fn restart(
             context.nudger.nudge(Nudge::Restart { worker, boots }).await;
         }
         Restart::Done => {}
+        Restart::Impossible => {
+            return Err(ApiError::Conflict(format!(
+                "worker {worker} is a part of another program and cannot start itself anew: stop and start that program, \
+                 `scitq-ctl up` (kill -9 leaves its tasks running for the next one)"
+            )));
+        }
+        Restart::Unheard => {
+            return Err(ApiError::Conflict(format!(
+                "worker {worker} has not been heard of since the server was upgraded, so its agent cannot be told from the \
+                 next one: try again after its next heartbeat"
+            )));
+        }
+    }
+    show(context, name).await
+}
+
+/// Takes the request for a restart of a worker's agent back. An agent that has heard of it by then starts anew all the same.
+#[utoipa::path(
+    delete, path = "/api/v1/workers/{name}/restart", tag = "workers",
+    params(("name" = String, Path, description = "Worker")),
+    responses(
+        (status = 200, description = "The worker", body = WorkerView),
+        (status = 404, description = "No such worker", body = Problem),
+        (status = 503, description = "The database is away", body = Problem),
+    )
+)]
+pub(super) async fn cancel_restart(
+    context: Data<Context>,
+    name: Path<String>,
+) -> Result<Json<WorkerView>, ApiError> {
+    let worker = WorkerName::new(name.as_str()).map_err(|_| no_such_worker(&name))?;
+    if !context.database()?.cancel_restart(&worker).await? {
+        return Err(no_such_worker(&name));
     }
     show(context, name).await
 }

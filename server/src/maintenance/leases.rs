@@ -3,12 +3,10 @@ use std::time::Duration;
 
 use scitq_broker::Channel;
 use scitq_shared::ids::Epoch;
-use scitq_shared::names::WorkerName;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::PROMPT;
-use super::losing::{Loss, Told, lose};
+use super::losing::{Loser, Loss, Told, lose};
 use crate::db::{Database, Silent};
 use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::events::{Consumed, Markers, Present};
@@ -45,21 +43,27 @@ pub struct LeaseCheck {
     pub stop: CancellationToken,
 }
 
-/// Those whose silence counts in full, and for at least `least`: `listening` is how long this leader has been able to hear,
-/// `silent_for` what it remembers of a worker. Pure.
-pub fn expired(
-    silent: Vec<Silent>,
-    least: Duration,
-    listening: Duration,
-    silent_for: impl Fn(&WorkerName) -> Option<Duration>,
-) -> Vec<Silent> {
-    let counts = |silent: &Silent| {
-        let lease = silent.lease.max(least);
+/// How silence is counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// How long this leader has been able to hear.
+    pub listening: Duration,
+    /// No lease is shorter.
+    pub least: Duration,
+    /// How long what was said had to wait until this leader read it: so much is added to every lease, for signs of life may
+    /// have had to wait, too.
+    pub waited: Duration,
+}
+
+impl Count {
+    /// True when the silence of a worker has lasted in full: `heard` is how long ago this leader heard of it, if it did.
+    /// Pure.
+    pub fn is_over(self, silent: &Silent, heard: Option<Duration>) -> bool {
+        let lease = silent.lease.max(self.least) + self.waited;
         // A sign of life of the present life says nothing about an earlier one.
-        let heard = silent_for(&silent.worker).filter(|_| !silent.former);
-        listening >= lease && heard.is_none_or(|heard| heard >= lease)
-    };
-    silent.into_iter().filter(counts).collect()
+        let heard = heard.filter(|_| !silent.former);
+        self.listening >= lease && heard.is_none_or(|heard| heard >= lease)
+    }
 }
 
 impl LeaseCheck {
@@ -78,7 +82,8 @@ impl LeaseCheck {
             }
             match self.check(listening_since).await {
                 Ok(()) => {}
-                Err(Consumed::Database(error)) if error.is_transient() => {
+                // Nothing else of the leader's work depends on it: it is tried again.
+                Err(Consumed::Database(error)) => {
                     tracing::warn!(%error, "the leases of workers cannot be checked now");
                 }
                 Err(other) => return Err(other),
@@ -95,27 +100,49 @@ impl LeaseCheck {
         }
     }
 
-    async fn expired(&self, listening_since: Instant) -> Result<Vec<Silent>, Consumed> {
-        let silent = self.database.silent_beyond_lease(self.lost_after).await?;
-        let listening = listening_since.elapsed();
-        Ok(expired(silent, self.offline_after, listening, |worker| {
-            self.present.silent_for(worker)
-        }))
+    fn is_over(&self, silent: &Silent, listening_since: Instant, waited: Duration) -> bool {
+        let count = Count {
+            listening: listening_since.elapsed(),
+            least: self.offline_after,
+            waited,
+        };
+        count.is_over(silent, self.present.silent_for(&silent.worker))
+    }
+
+    async fn expired(
+        &self,
+        listening_since: Instant,
+        waited: Duration,
+    ) -> Result<Vec<Silent>, Consumed> {
+        let mut silent = self.database.silent_beyond_lease(self.lost_after).await?;
+        silent.retain(|silent| self.is_over(silent, listening_since, waited));
+        Ok(silent)
     }
 
     async fn check(&self, listening_since: Instant) -> Result<(), Consumed> {
-        if self.expired(listening_since).await?.is_empty() {
+        if self
+            .expired(listening_since, Duration::ZERO)
+            .await?
+            .is_empty()
+        {
             return Ok(());
         }
         let asked = Instant::now();
         self.hear_everything().await?;
-        if asked.elapsed() > PROMPT {
-            // What waited may have kept signs of life waiting, too: they are heard before anybody is judged.
-            tracing::debug!(waited = ?asked.elapsed(), "too busy to judge whose lease has ended");
-            return Ok(());
-        }
-        for silent in self.expired(listening_since).await? {
-            self.give_up(&silent).await?;
+        // What waited so long may have kept signs of life waiting, too.
+        let waited = asked.elapsed();
+        for silent in self.expired(listening_since, waited).await? {
+            // Giving up the ones before took its time: who was heard meanwhile is not given up.
+            if !self.is_over(&silent, listening_since, waited) {
+                continue;
+            }
+            match self.give_up(&silent).await {
+                Err(Consumed::Database(error)) if !error.is_transient() => {
+                    let worker = &silent.worker;
+                    tracing::error!(%worker, %error, "a worker whose lease has ended cannot be given up");
+                }
+                outcome => outcome?,
+            }
         }
         Ok(())
     }
@@ -133,22 +160,19 @@ impl LeaseCheck {
             since.format("%Y-%m-%d %H:%M:%S UTC"),
             lease.as_secs()
         );
+        let loser = Loser {
+            worker: worker.clone(),
+            incarnation: Some(*incarnation),
+            silent_for: Some(*lease),
+            detail,
+        };
         let told = Told::Dispatcher(self.dispatcher.clone());
         let mut loss = Loss::default();
-        let lost = lose(
-            &self.database,
-            self.epoch,
-            worker,
-            Some(*incarnation),
-            &detail,
-            &told,
-            &mut loss,
-        )
-        .await;
+        let outcome = lose(&self.database, self.epoch, &loser, &told, &mut loss).await;
         if loss.attempts > 0 {
             self.notices.tell(Notice::Tasks);
         }
-        lost?;
+        outcome?;
         tracing::warn!(%worker, %incarnation, former, attempts = loss.attempts, %since, ?lease, "a worker's lease has ended: it is lost");
         if !former {
             self.present.remove(worker);
@@ -161,6 +185,7 @@ impl LeaseCheck {
 #[cfg(test)]
 mod tests {
     use scitq_shared::ids::IncarnationId;
+    use scitq_shared::names::WorkerName;
 
     use super::*;
 
@@ -175,7 +200,7 @@ mod tests {
             former,
         };
         // Listening for, heard before, of an earlier life; lost?
-        let table = [
+        let table: [(u64, Option<u64>, bool, bool); 6] = [
             (100, None, false, true),
             (99, None, false, false),
             (1000, Some(100), false, true),
@@ -185,16 +210,31 @@ mod tests {
             (99, Some(1000), true, false),
         ];
         for (listening, heard, former, lost) in table {
-            let left = |least| {
-                let (silent, listening) = (vec![silent(former)], seconds(listening));
-                expired(silent, seconds(least), listening, |_| heard.map(seconds)).len()
+            let over = |least, waited, more: u64| {
+                let count = Count {
+                    listening: seconds(listening + more),
+                    least: seconds(least),
+                    waited: seconds(waited),
+                };
+                let heard = heard.map(|heard| seconds(heard + more));
+                count.is_over(&silent(former), heard)
             };
-            assert_eq!(
-                left(15),
-                usize::from(lost),
-                "{listening} {heard:?} {former}"
-            );
-            assert_eq!(left(2000), 0, "no lease is shorter than that");
+            let shown = format!("{listening} {heard:?} {former}");
+            assert_eq!(over(15, 0, 0), lost, "{shown}");
+            assert!(!over(2000, 0, 0), "no lease is shorter than that: {shown}");
+            // What had to wait makes the lease longer, and does not keep it from ending.
+            assert_eq!(over(15, 30, 30), lost, "{shown}");
         }
+        let (count, lease) = (
+            |listening| Count {
+                listening: seconds(listening),
+                least: seconds(15),
+                waited: seconds(30),
+            },
+            silent(false),
+        );
+        assert!(!count(129).is_over(&lease, None));
+        assert!(count(130).is_over(&lease, None));
+        assert!(!count(1000).is_over(&lease, Some(seconds(129))));
     }
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use scitq_shared::ids::{Epoch, IncarnationId, TaskId};
 use scitq_shared::names::{BatchName, WorkerName};
@@ -19,6 +20,19 @@ pub struct Loss {
     pub attempts: usize,
     /// The tasks that are pending again.
     pub tasks: BTreeSet<TaskId>,
+}
+
+/// Whose attempts are given up.
+#[derive(Clone, Debug)]
+pub struct Loser {
+    /// The worker.
+    pub worker: WorkerName,
+    /// Only what this life of its directory ran; none: all of them.
+    pub incarnation: Option<IncarnationId>,
+    /// How long it must have been silent to be marked lost; none: a person says so.
+    pub silent_for: Option<Duration>,
+    /// Why, in words.
+    pub detail: String,
 }
 
 /// Who is told that there is something to dispatch.
@@ -47,13 +61,13 @@ impl Told {
 pub async fn lose(
     database: &Database,
     epoch: Epoch,
-    worker: &WorkerName,
-    incarnation: Option<IncarnationId>,
-    detail: &str,
+    loser: &Loser,
     told: &Told,
     loss: &mut Loss,
 ) -> Result<(), DbError> {
-    let live = database.live_attempts(worker, incarnation).await?;
+    let live = database
+        .live_attempts(&loser.worker, loser.incarnation)
+        .await?;
     for some in live.chunks(AT_ONCE) {
         let happened: Vec<Happening> = some
             .iter()
@@ -61,7 +75,7 @@ pub async fn lose(
                 attempt: live.attempt,
                 dispatch: live.dispatch,
                 task: live.task,
-                detail: detail.to_owned(),
+                detail: loser.detail.clone(),
             })
             .collect();
         let mut written = (0, BTreeSet::new());
@@ -92,5 +106,7 @@ pub async fn lose(
         loss.attempts += written.0;
         loss.tasks.extend(written.1);
     }
-    database.set_lost(epoch, worker, incarnation).await
+    database
+        .set_lost(epoch, &loser.worker, loser.incarnation, loser.silent_for)
+        .await
 }

@@ -3,8 +3,8 @@
 mod leases;
 mod losing;
 
-pub use leases::{LeaseCheck, expired};
-pub use losing::{Loss, Told, lose};
+pub use leases::{Count, LeaseCheck};
+pub use losing::{Loser, Loss, Told, lose};
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::dispatch::{DispatchInput, DispatchSender};
 use crate::events::{Consumed, Present};
 
 /// A write or a round trip that takes longer than this says that others have been waiting.
-pub const PROMPT: Duration = Duration::from_secs(1);
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// Shows workers offline that have been silent for long. Silence has no event, hence the clock (the database's).
 pub struct SilenceCheck {

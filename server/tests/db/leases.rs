@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use scitq_server::db::{
-    DbError, Fault, FaultHistory, Judged, Loaded, Needs, Projection, Restart, Silent, WorkerChange,
+    DbError, Fault, FaultHistory, Judged, Loaded, Needs, Projection, Restart, SignOfLife, Silent,
+    WorkerChange,
 };
 use scitq_server::dispatch::{DispatchInput, DispatchSender};
-use scitq_server::maintenance::{Loss, Told, lose};
+use scitq_server::maintenance::{Loser, Loss, Told, lose};
 use scitq_shared::execution::FailureReason;
 use scitq_shared::ids::{Epoch, IncarnationId};
 use scitq_shared::names::{BatchName, WorkerName};
@@ -32,6 +33,7 @@ async fn greet(
 ) -> Option<u32> {
     let hello = Hello {
         boots,
+        can_restart: true,
         hostname: "host".to_owned(),
         program_version: "0.1.0".to_owned(),
         cores: 8,
@@ -53,6 +55,14 @@ async fn greet(
         .greet(epoch, &name(worker), incarnation, &hello)
         .await;
     greeted.unwrap().restart
+}
+
+fn sign(worker: &str, incarnation: IncarnationId) -> SignOfLife {
+    SignOfLife {
+        worker: name(worker),
+        incarnation,
+        boots: 1,
+    }
 }
 
 /// Moves a worker's last sign of life back.
@@ -117,7 +127,7 @@ pub async fn leases_end(fixture: &Fixture) {
     // Told once, until it is heard of.
     fixture
         .db
-        .set_lost(epoch, &name("b"), Some(b))
+        .set_lost(epoch, &name("b"), Some(b), None)
         .await
         .unwrap();
     let view = fixture.db.worker("b").await.unwrap().unwrap();
@@ -135,11 +145,7 @@ pub async fn leases_end(fixture: &Fixture) {
             .eq([name("a")]),
         "a lost worker is not waited for"
     );
-    fixture
-        .db
-        .heard_from(epoch, &[(name("b"), b)])
-        .await
-        .unwrap();
+    fixture.db.heard_from(epoch, &[sign("b", b)]).await.unwrap();
     let view = fixture.db.worker("b").await.unwrap().unwrap();
     assert_eq!((view.status.as_str(), view.lost_at), ("running", None));
     fixture
@@ -187,7 +193,7 @@ pub async fn earlier_lives_have_leases(fixture: &Fixture) {
     assert_eq!(live(None).await.unwrap()[0].attempt, attempt.id);
     fixture
         .db
-        .set_lost(epoch, &worker, Some(two))
+        .set_lost(epoch, &worker, Some(two), None)
         .await
         .unwrap();
     assert_eq!(silent(fixture, HOUR).await, []);
@@ -273,12 +279,26 @@ pub async fn restarts(fixture: &Fixture) {
     assert_eq!(requested().await, (3, Some(3)));
     assert_eq!(greet(fixture, epoch, "w", incarnation, 4).await, None);
     assert_eq!(requested().await, (4, None));
+    // One that is taken back is forgotten.
+    assert_eq!(ask(None).await, Some(Restart::Requested(4)));
+    assert!(fixture.db.cancel_restart(&worker).await.unwrap());
+    assert_eq!(requested().await, (4, None));
+    assert!(!fixture.db.cancel_restart(&name("nobody")).await.unwrap());
     // Another life of the directory counts from 1.
     assert_eq!(ask(Some(3)).await, Some(Restart::Done));
     assert_eq!(ask(Some(4)).await, Some(Restart::Requested(4)));
     let other = IncarnationId::generate();
     assert_eq!(greet(fixture, epoch, "w", other, 1).await, None);
     assert_eq!(requested().await, (1, None));
+    // A start that is not known cannot be told from the next one.
+    fixture.execute("UPDATE worker SET boots = 0").await;
+    assert_eq!(ask(None).await, Some(Restart::Unheard));
+    fixture
+        .db
+        .heard_from(epoch, &[sign("w", other)])
+        .await
+        .unwrap();
+    assert_eq!(ask(None).await, Some(Restart::Requested(1)));
 }
 
 pub async fn paused_batches(fixture: &Fixture) {
@@ -424,6 +444,7 @@ pub async fn lives_before_the_migration(fixture: &Fixture) {
     let epoch = fixture.lead().await;
     let (former, present) = (IncarnationId::generate(), IncarnationId::generate());
     greet(fixture, epoch, "w1", present, 1).await;
+    silent_for(fixture, "w1", 7200).await;
     fixture.submit(&["a", "b", "c"]).await;
     let claim = fixture.claim(epoch, 3).await;
     let lives = [
@@ -438,20 +459,13 @@ pub async fn lives_before_the_migration(fixture: &Fixture) {
         };
         apply(&fixture.db, epoch, &attempt, &[event]).await;
     }
-    let down = if fixture.is_sqlite() {
-        include_str!("../../migrations/sqlite/2026-01-03-000000_leases/down.sql")
-    } else {
-        include_str!("../../migrations/postgres/2026-01-03-000000_leases/down.sql")
-    };
-    fixture.execute(down).await;
     fixture
-        .execute("DELETE FROM __diesel_schema_migrations WHERE version = '20260103000000'")
+        .execute(
+            "ALTER TABLE worker DROP COLUMN can_restart; DELETE FROM former_incarnation; \
+             DELETE FROM __diesel_schema_migrations WHERE version = '20260103100000'",
+        )
         .await;
     let migrated = crate::fixture::connect(&fixture.url).await;
-    silent_for(fixture, "w1", 7200).await;
-    let former_contact = "UPDATE former_incarnation SET last_contact_at = \
-        (SELECT last_contact_at FROM worker WHERE name = former_incarnation.worker)";
-    fixture.execute(former_contact).await;
     let mut silent = migrated.silent_beyond_lease(HOUR).await.unwrap();
     silent.sort_by_key(|silent| silent.former);
     let lives: Vec<_> = silent
@@ -461,11 +475,83 @@ pub async fn lives_before_the_migration(fixture: &Fixture) {
     assert_eq!(lives, [(present, false), (former, true)]);
 }
 
+/// What nobody with a lease holds has one all the same.
+pub async fn attempts_of_nobody_have_leases(fixture: &Fixture) {
+    let epoch = fixture.lead().await;
+    fixture.submit(&["a", "b"]).await;
+    let claim = fixture.claim(epoch, 2).await;
+    let incarnation = IncarnationId::generate();
+    let attempt = Attempt {
+        incarnation,
+        ..Attempt::of(&claim.tasks[0])
+    };
+    apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Started]).await;
+    assert_eq!(silent(fixture, HOUR).await, []);
+    let long_ago = "UPDATE execution SET created_at = '2001-01-01 00:00:00'";
+    fixture.execute(long_ago).await;
+    let nobody = |former| vec![("w1".to_owned(), incarnation, 3600, former)];
+    assert_eq!(silent(fixture, HOUR).await, nobody(false));
+    // Its worker's name belongs to somebody else.
+    greet(fixture, epoch, "w1", IncarnationId::generate(), 1).await;
+    assert_eq!(silent(fixture, HOUR).await, nobody(true));
+}
+
+/// A row that cannot be read keeps nobody else's lease from ending, and one that was heard of meanwhile is not lost.
+pub async fn leases_are_judged_one_by_one(fixture: &Fixture) {
+    let epoch = fixture.lead().await;
+    let (a, b) = (IncarnationId::generate(), IncarnationId::generate());
+    greet(fixture, epoch, "a", a, 1).await;
+    greet(fixture, epoch, "b", b, 1).await;
+    for worker in ["a", "b"] {
+        silent_for(fixture, worker, 7200).await;
+    }
+    fixture
+        .execute("UPDATE worker SET incarnation = 'damaged' WHERE name = 'a'")
+        .await;
+    let lost_b = vec![("b".to_owned(), b, 3600, false)];
+    assert_eq!(silent(fixture, HOUR).await, lost_b);
+    let lose = async |silent_for| {
+        let worker = name("b");
+        let lost = fixture.db.set_lost(epoch, &worker, Some(b), silent_for);
+        lost.await.unwrap();
+        let view = fixture.db.worker("b").await.unwrap().unwrap();
+        view.lost_at.is_some()
+    };
+    assert!(!lose(Some(HOUR * 3)).await, "it has been heard of since");
+    assert!(lose(Some(HOUR)).await);
+}
+
+/// An agent that was started anew, be it that its hello was lost.
+pub async fn starts_are_heard_of(fixture: &Fixture) {
+    let epoch = fixture.lead().await;
+    let worker = name("w");
+    let (one, two) = (IncarnationId::generate(), IncarnationId::generate());
+    greet(fixture, epoch, "w", one, 3).await;
+    let asked = fixture.db.request_restart(&worker, None).await.unwrap();
+    assert_eq!(asked, Some(Restart::Requested(3)));
+    // Sign of life of, start; known start and what is asked for then.
+    let table = [
+        (one, 3, (3, Some(3))),
+        (two, 9, (3, Some(3))),
+        (one, 2, (3, Some(3))),
+        (one, 4, (4, None)),
+        (one, 3, (4, None)),
+    ];
+    for (incarnation, boots, then) in table {
+        let sign = SignOfLife {
+            boots,
+            ..sign("w", incarnation)
+        };
+        fixture.db.heard_from(epoch, &[sign]).await.unwrap();
+        let wish = fixture.db.wish(&worker).await.unwrap().unwrap();
+        assert_eq!((wish.start, wish.restart), ((one, then.0), then.1));
+    }
+}
+
 /// The dispatcher hears of what is pending again, whatever fails behind it.
 pub async fn what_is_lost_is_told(fixture: &Fixture) {
     const TASKS: usize = 300;
     let epoch = fixture.lead().await;
-    let worker = name("w1");
     fixture.submit(&vec!["a"; TASKS]).await;
     let claim = fixture.claim(epoch, TASKS).await;
     let events: Vec<_> = claim
@@ -480,7 +566,13 @@ pub async fn what_is_lost_is_told(fixture: &Fixture) {
     let (sender, mut inputs) = DispatchSender::new();
     let told = Told::Dispatcher(sender);
     let mut loss = Loss::default();
-    let lost = lose(&fixture.db, epoch, &worker, None, "gone", &told, &mut loss).await;
+    let loser = Loser {
+        worker: name("w1"),
+        incarnation: None,
+        silent_for: None,
+        detail: "gone".to_owned(),
+    };
+    let lost = lose(&fixture.db, epoch, &loser, &told, &mut loss).await;
     assert!(lost.is_err(), "it cannot be marked lost");
     assert_eq!((loss.attempts, loss.tasks.len()), (TASKS, TASKS));
     drop(told);
@@ -498,7 +590,7 @@ pub async fn what_is_lost_is_told(fixture: &Fixture) {
     apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Started]).await;
     fixture.lead().await;
     let told = Told::Dispatcher(sender);
-    let lost = lose(&fixture.db, epoch, &worker, None, "gone", &told, &mut loss).await;
+    let lost = lose(&fixture.db, epoch, &loser, &told, &mut loss).await;
     assert!(matches!(lost, Err(DbError::Fenced)), "{lost:?}");
     assert_eq!(loss.attempts, TASKS);
     drop(told);

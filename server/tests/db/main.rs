@@ -60,7 +60,8 @@ contract! {
     listing: filters, pages_neither_repeat_nor_hide, many_statuses_at_once, executions_by_filter, progress;
     workers: greeting, silence_and_return, changes, capacity, inventories;
     leases: leases_end, earlier_lives_have_leases, lost_attempts_are_taken_back, restarts, paused_batches, faults,
-        resumed_batches_count_anew, hindrances, lives_before_the_migration, what_is_lost_is_told;
+        resumed_batches_count_anew, hindrances, lives_before_the_migration, what_is_lost_is_told,
+        attempts_of_nobody_have_leases, leases_are_judged_one_by_one, starts_are_heard_of;
     revising: what_has_not_started_is_changed, what_has_started_is_not, moved_tasks_are_counted_where_they_are;
     restoring: ids_are_left_free, unknown_tasks_are_taken_in;
     counters: random_walk, repair;

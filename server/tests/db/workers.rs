@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use scitq_server::db::{
-    Capacity, HeldAttempts, ListedAttempt, LiveAttempt, NewChunk, WorkerChange,
+    Capacity, HeldAttempts, ListedAttempt, LiveAttempt, NewChunk, SignOfLife, WorkerChange,
 };
 use scitq_shared::ids::{AttemptId, Epoch, IncarnationId};
 use scitq_shared::names::WorkerName;
@@ -16,6 +16,7 @@ use crate::projector::{Attempt, apply, project};
 pub fn hello(batch_name: &str, concurrency: u16) -> Hello {
     Hello {
         boots: 1,
+        can_restart: true,
         hostname: "host\0".to_owned(),
         program_version: "0.1.0".to_owned(),
         cores: 8,
@@ -187,7 +188,12 @@ pub async fn silence_and_return(fixture: &Fixture) {
         (name("w2"), two),
         (name("w3"), one),
         (name("w4"), one),
-    ];
+    ]
+    .map(|(worker, incarnation)| SignOfLife {
+        worker,
+        incarnation,
+        boots: 1,
+    });
     let unknown = fixture.db.heard_from(epoch, &signs).await.unwrap();
     assert_eq!(unknown, [name("w3"), name("w4")]);
     assert_eq!(

@@ -20,6 +20,7 @@ use scitq_shared::output::{Chunk, Encoding, Stream, StreamEnd};
 use scitq_shared::protocol::{
     AttemptPhase, AttemptReport, ControlCommand, ControlMessage, Heartbeat, Hello, InventoryItem,
     OutputMessage, PROTOCOL_VERSION, TaskMessage, WorkerEvent, WorkerMessage, decode, encode,
+    sequence,
 };
 use scitq_shared::secret::SecretUrl;
 use scitq_shared::settings::Settings;
@@ -104,6 +105,10 @@ impl Fixture {
         Self::answer(self.http.post(self.url(path)).json(body)).await
     }
 
+    pub async fn delete(&self, path: &str) -> Value {
+        Self::answer(self.http.delete(self.url(path))).await
+    }
+
     pub async fn patch(&self, path: &str, body: &Value) -> Value {
         Self::answer(self.http.patch(self.url(path)).json(body)).await
     }
@@ -180,8 +185,11 @@ fn inventory(held: &[(&AttemptReport, AttemptPhase)]) -> Vec<InventoryItem> {
 pub struct PlayedWorker {
     name: WorkerName,
     incarnation: IncarnationId,
-    sequence: u64,
+    boots: u32,
+    counter: u64,
     epoch: Epoch,
+    /// What its next hello says.
+    pub can_restart: bool,
     pub desired: DesiredState,
     channel: Channel,
     control: Consumer,
@@ -213,12 +221,14 @@ impl PlayedWorker {
             paused: false,
         };
         let incarnation = IncarnationId::generate();
-        let (sequence, epoch, desired) = (0, Epoch(0), initial);
+        let (boots, counter, epoch, desired) = (1, 0, Epoch(0), initial);
         let mut worker = Self {
             name,
             incarnation,
-            sequence,
+            boots,
+            counter,
             epoch,
+            can_restart: true,
             desired,
             channel,
             control,
@@ -249,8 +259,12 @@ impl PlayedWorker {
         held: &[(&AttemptReport, AttemptPhase)],
         recounted: Option<Epoch>,
     ) {
+        if boots > self.boots {
+            (self.boots, self.counter) = (boots, 0);
+        }
         let hello = Hello {
             boots,
+            can_restart: self.can_restart,
             hostname: "host".into(),
             program_version: "0".into(),
             cores: 2,
@@ -273,6 +287,10 @@ impl PlayedWorker {
         }
     }
 
+    fn sequence(&self) -> u64 {
+        sequence(self.boots, self.counter)
+    }
+
     /// Takes no more deliveries.
     pub async fn stop_consuming(&mut self) {
         if let Some(tasks) = self.tasks.take() {
@@ -282,12 +300,12 @@ impl PlayedWorker {
 
     /// Publishes a state event and waits for its confirm: the server has committed it then.
     pub async fn say(&mut self, event: WorkerEvent) {
-        self.sequence += 1;
+        self.counter += 1;
         let message = WorkerMessage::new(
             self.name.clone(),
             self.incarnation,
             self.epoch,
-            self.sequence,
+            self.sequence(),
             event,
         );
         let key = format!("state.{}", message.event.kind());
@@ -481,7 +499,7 @@ impl PlayedWorker {
             worker: self.name.clone(),
             incarnation: self.incarnation,
             epoch: self.epoch,
-            sequence: self.sequence,
+            sequence: self.sequence(),
             sent_at: scitq_shared::now(),
             desired_version: self.desired.version,
             inventory: inventory(held),

@@ -1,5 +1,7 @@
 //! Workers that are silent, lost, and come back.
 
+use std::time::{Duration, Instant};
+
 use scitq_shared::execution::{Exit, FailureReason};
 use scitq_shared::protocol::{AttemptPhase, AttemptReport, ControlCommand};
 use serde_json::{Value, json};
@@ -232,5 +234,49 @@ async fn a_person_declares_lost_only_what_is_offline() {
     // It is not gone after all: there is work for it again.
     worker.heartbeat(&[]).await;
     worker.delivery().await;
+    fixture.stop().await;
+}
+
+/// What its own agent has given up is not taken back, though an older heartbeat shows it alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_heartbeat_brings_nothing_back() {
+    let fixture = Fixture::start().await;
+    let (mut worker, attempt) = with_a_started_task(&fixture).await;
+    let restarted = FailureReason::AgentRestarted;
+    worker.failed(&attempt, restarted, "its agent ended").await;
+    assert_eq!(fixture.get("/api/v1/executions/1").await["status"], "lost");
+    worker.heartbeat(&[(&attempt, AttemptPhase::Running)]).await;
+    worker
+        .told(|command| matches!(command, ControlCommand::Stop { .. }).then_some(()))
+        .await;
+    assert_eq!(fixture.get("/api/v1/executions/1").await["status"], "lost");
+    let (message, _) = worker.delivery().await;
+    let newer = PlayedWorker::accept(&message);
+    worker.started(&newer).await;
+    assert_eq!(task(&fixture).await, (json!("running"), json!(2), json!(1)));
+    fixture.stop().await;
+}
+
+/// A worker whose heartbeats are lost says other things: it is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_worker_says_is_a_sign_of_life() {
+    let lease = Duration::from_secs(8);
+    let fixture = Fixture::start_with(|settings| {
+        settings.server.offline_after_seconds = 2;
+        settings.server.lost_after_seconds = lease.as_secs();
+    })
+    .await;
+    let (mut worker, attempt) = with_a_started_task(&fixture).await;
+    let began = Instant::now();
+    while began.elapsed() < lease + Duration::from_secs(4) {
+        worker.started(&attempt).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let execution = fixture.get("/api/v1/executions/1").await;
+    assert_eq!(execution["status"], "running", "{execution}");
+    // And without any word it is.
+    fixture
+        .until("/api/v1/executions/1", |found| found["status"] == "lost")
+        .await;
     fixture.stop().await;
 }

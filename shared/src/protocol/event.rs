@@ -203,8 +203,16 @@ pub struct Hello {
     /// described and told before, and nothing unstarted is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recounted: Option<Epoch>,
+    /// False when it cannot start itself anew, because it is a part of another program.
+    #[serde(default = "yes")]
+    pub can_restart: bool,
     /// All attempts it holds.
     pub inventory: Vec<InventoryItem>,
+}
+
+/// What an agent can do that does not say otherwise.
+fn yes() -> bool {
+    true
 }
 
 /// A sign of life, through its own queue that keeps only the newest (`heartbeat.<worker>` in `scitq.events`).

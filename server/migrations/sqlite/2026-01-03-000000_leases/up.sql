@@ -28,8 +28,3 @@ CREATE TABLE former_incarnation (
     last_contact_at timestamp NOT NULL,
     PRIMARY KEY (worker, incarnation)
 ) WITHOUT ROWID;
-
--- What ran before this migration under an earlier life of its worker's directory has a lease, too.
-INSERT INTO former_incarnation (worker, incarnation, last_contact_at)
-SELECT DISTINCT e.worker, e.incarnation, w.last_contact_at FROM execution AS e JOIN worker AS w ON w.name = e.worker
-WHERE e.state IN ('accepted', 'running', 'uploading') AND e.incarnation <> w.incarnation;

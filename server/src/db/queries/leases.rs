@@ -79,9 +79,31 @@ pub(in crate::db) async fn silent_beyond_lease(
             "), f.last_contact_at, true FROM former_incarnation AS f JOIN worker AS w ON w.name = f.worker \
              WHERE f.last_contact_at",
         );
-    let statement = select(statement).sql(" ORDER BY worker, incarnation");
+    // Nobody with a lease holds these: the hello of their worker was refused, say. They have one from when they were accepted.
+    let statement = select(statement)
+        .sql(" UNION ALL SELECT e.worker, e.incarnation, ")
+        .number(whole_seconds(lease))
+        .sql(format!(
+            ", max(e.created_at), EXISTS (SELECT 1 FROM worker AS w WHERE w.name = e.worker) FROM execution AS e \
+             WHERE e.{LIVE} AND NOT EXISTS (SELECT 1 FROM worker AS w WHERE w.name = e.worker \
+             AND w.incarnation = e.incarnation) AND NOT EXISTS (SELECT 1 FROM former_incarnation AS f \
+             WHERE f.worker = e.worker AND f.incarnation = e.incarnation) GROUP BY e.worker, e.incarnation \
+             HAVING max(e.created_at) < "
+        ))
+        .sql(before)
+        .number(whole_seconds(lease).saturating_mul(1000))
+        .sql(behind)
+        .sql(" ORDER BY worker, incarnation");
     let rows: Vec<SilentRow> = statement.read(&mut conn).await?;
-    rows.into_iter().map(SilentRow::silent).collect()
+    // One that cannot be read is nobody else's misfortune.
+    let readable = |row: SilentRow| match row.silent() {
+        Ok(silent) => Some(silent),
+        Err(error) => {
+            tracing::error!(%error, "a worker's lease cannot be judged");
+            None
+        }
+    };
+    Ok(rows.into_iter().filter_map(readable).collect())
 }
 
 pub(in crate::db) async fn live_attempts(
@@ -112,8 +134,15 @@ pub(in crate::db) async fn set_lost(
     epoch: Epoch,
     worker: &WorkerName,
     incarnation: Option<IncarnationId>,
+    silent_for: Option<Duration>,
 ) -> Result<(), DbError> {
-    transaction!(pool, |conn| set_lost_once(conn, epoch, worker, incarnation))
+    transaction!(pool, |conn| set_lost_once(
+        conn,
+        epoch,
+        worker,
+        incarnation,
+        silent_for
+    ))
 }
 
 /// The lease of one life of the worker's directory has ended, or that of all of them.
@@ -122,13 +151,25 @@ async fn set_lost_once(
     epoch: Epoch,
     worker: &WorkerName,
     incarnation: Option<IncarnationId>,
+    silent_for: Option<Duration>,
 ) -> Result<(), DbError> {
     fence(conn, epoch).await?;
-    let only = |statement: Statement| match incarnation {
-        None => statement,
-        Some(incarnation) => statement
-            .sql(" AND incarnation = ")
-            .text(&incarnation.to_string()),
+    let (before, behind) = dialect::MILLISECONDS_AGO;
+    let only = |statement: Statement| {
+        let statement = match incarnation {
+            None => statement,
+            Some(incarnation) => statement
+                .sql(" AND incarnation = ")
+                .text(&incarnation.to_string()),
+        };
+        match silent_for {
+            None => statement,
+            Some(lease) => statement
+                .sql(" AND last_contact_at < ")
+                .sql(before)
+                .number(whole_seconds(lease).saturating_mul(1000))
+                .sql(behind),
+        }
     };
     let former = Statement::new("DELETE FROM former_incarnation WHERE worker = ");
     only(former.text(worker.as_str())).run(conn).await?;

@@ -53,7 +53,7 @@ pub(in crate::db) use restoration::{
 pub(in crate::db) use revision::{revise, unstarted};
 pub(in crate::db) use roll::{dispatches_beyond, unaccepted};
 pub(in crate::db) use steering::{
-    held_of_paused, pause_batch, paused_with_dispatches, request_restart,
+    cancel_restart, held_of_paused, pause_batch, paused_with_dispatches, request_restart,
 };
 pub(in crate::db) use submit::submit;
 pub(in crate::db) use tasks::{task, tasks};

@@ -71,7 +71,7 @@ async fn project_once(
             .cloned()
             .collect()
     };
-    let (known, complete) = load_attempts(conn, &needs.attempts).await?;
+    let FoundAttempts { known, complete } = load_attempts(conn, &needs.attempts).await?;
     let loaded = Loaded {
         tasks: needs
             .tasks
@@ -148,24 +148,32 @@ struct AttemptFound {
     ended: bool,
 }
 
-/// The attempts that are known, and which of them are complete.
+/// The attempts that are known.
+#[derive(Default)]
+struct FoundAttempts {
+    known: BTreeMap<AttemptId, LoadedAttempt>,
+    /// Those of them whose end and output are stored.
+    complete: BTreeSet<AttemptId>,
+}
+
 async fn load_attempts(
     conn: &mut Conn,
     attempts: &BTreeSet<AttemptId>,
-) -> Result<(BTreeMap<AttemptId, LoadedAttempt>, BTreeSet<AttemptId>), DbError> {
+) -> Result<FoundAttempts, DbError> {
     let rows: Vec<AttemptFound> = read_for(conn, &words(attempts.iter()), |array| {
         Statement::new(
-            "SELECT e.attempt_id, e.task_id, e.dispatch_id, e.revision, e.state, e.worker, e.incarnation, e.complete, e.ended_at IS NOT NULL AS ended FROM ",
+            "SELECT e.attempt_id, e.task_id, e.dispatch_id, e.revision, e.state, e.worker, e.incarnation, e.complete, \
+             e.ended_at IS NOT NULL AS ended FROM ",
         )
         .rows::<WordRow>(array)
         .sql(" JOIN execution AS e ON e.attempt_id = r.word")
     })
     .await?;
-    let (mut known, mut complete) = (BTreeMap::new(), BTreeSet::new());
+    let mut found = FoundAttempts::default();
     for row in rows {
         let attempt = parse("execution.attempt_id", &row.attempt_id)?;
         if row.complete {
-            complete.insert(attempt);
+            found.complete.insert(attempt);
         }
         let loaded = LoadedAttempt {
             attempt,
@@ -177,9 +185,9 @@ async fn load_attempts(
             incarnation: parse("execution.incarnation", &row.incarnation)?,
             ended: row.ended,
         };
-        known.insert(attempt, loaded);
+        found.known.insert(attempt, loaded);
     }
-    Ok((known, complete))
+    Ok(found)
 }
 
 #[derive(diesel::QueryableByName)]

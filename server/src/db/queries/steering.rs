@@ -107,6 +107,8 @@ pub(in crate::db) async fn held_of_paused(
 struct BootsRow {
     #[diesel(sql_type = diesel::sql_types::BigInt)]
     boots: i64,
+    #[diesel(sql_type = diesel::sql_types::Bool)]
+    can_restart: bool,
 }
 
 pub(in crate::db) async fn request_restart(
@@ -122,7 +124,7 @@ async fn request_once(
     worker: &str,
     of: Option<u32>,
 ) -> Result<Option<Restart>, DbError> {
-    let select = Statement::new("SELECT boots FROM worker WHERE name = ")
+    let select = Statement::new("SELECT boots, can_restart FROM worker WHERE name = ")
         .text(worker)
         .sql(dialect::FOR_UPDATE);
     let rows: Vec<BootsRow> = select.read(conn).await?;
@@ -133,9 +135,25 @@ async fn request_once(
     if of.is_some_and(|of| of < boots) {
         return Ok(Some(Restart::Done));
     }
+    if !row.can_restart {
+        return Ok(Some(Restart::Impossible));
+    }
+    if boots == 0 {
+        return Ok(Some(Restart::Unheard));
+    }
     Statement::new("UPDATE worker SET restart_requested_boots = boots WHERE name = ")
         .text(worker)
         .run(conn)
         .await?;
     Ok(Some(Restart::Requested(boots)))
+}
+
+pub(in crate::db) async fn cancel_restart(pool: &Pool, worker: &str) -> Result<bool, DbError> {
+    transaction!(pool, |conn| cancel_once(conn, worker))
+}
+
+async fn cancel_once(conn: &mut Conn, worker: &str) -> Result<bool, DbError> {
+    let statement =
+        Statement::new("UPDATE worker SET restart_requested_boots = NULL WHERE name = ");
+    Ok(statement.text(worker).run(conn).await? > 0)
 }

@@ -13,7 +13,7 @@ use super::transaction::transaction;
 use super::{Conn, Pool, dialect};
 use crate::db::rows::SignOfLifeRow;
 use crate::db::value::{number, parse};
-use crate::db::{DbError, Greeted, Wish, WorkerChange};
+use crate::db::{DbError, Greeted, SignOfLife, Wish, WorkerChange};
 
 /// What the server holds for a worker.
 #[derive(diesel::QueryableByName)]
@@ -30,6 +30,8 @@ pub(super) struct HeldRow {
     desired_version: i64,
     #[diesel(sql_type = Text)]
     incarnation: String,
+    #[diesel(sql_type = BigInt)]
+    boots: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     restart_requested_boots: Option<i64>,
 }
@@ -56,7 +58,7 @@ impl HeldRow {
     }
 }
 
-const SELECT_HELD: &str = "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation, \
+const SELECT_HELD: &str = "SELECT batch, concurrency, prefetch, paused, desired_version, incarnation, boots, \
      restart_requested_boots FROM worker WHERE name = ";
 
 /// A worker's row, locked.
@@ -74,7 +76,9 @@ pub(in crate::db) async fn wish(pool: &Pool, name: &str) -> Result<Option<Wish>,
         .read(&mut conn)
         .await?;
     let wish = |row: &HeldRow| {
+        let incarnation = parse("worker.incarnation", &row.incarnation)?;
         Ok(Wish {
+            start: (incarnation, u32::try_from(row.boots).unwrap_or(0)),
             desired: row.desired()?,
             restart: row.restart(),
         })
@@ -147,6 +151,7 @@ async fn greet_once(
             .number(cores)
             .sql(" AS integer), memory_bytes = ")
             .number(number(hello.memory_bytes))
+            .sql(if hello.can_restart { ", can_restart = true" } else { ", can_restart = false" })
             .sql(", boots = ")
             .number(i64::from(hello.boots))
             .sql(if restart.is_some() { "" } else { ", restart_requested_boots = NULL" })
@@ -157,7 +162,7 @@ async fn greet_once(
     } else {
         Statement::new(
             "INSERT INTO worker (name, hostname, program_version, incarnation, batch, status, concurrency, prefetch, \
-             paused, desired_version, cores, memory_bytes, boots, last_contact_at, created_at) VALUES (",
+             paused, desired_version, cores, memory_bytes, can_restart, boots, last_contact_at, created_at) VALUES (",
         )
         .text(worker.as_str())
         .sql(", ")
@@ -178,7 +183,7 @@ async fn greet_once(
         .number(cores)
         .sql(" AS integer), ")
         .number(number(hello.memory_bytes))
-        .sql(", ")
+        .sql(if hello.can_restart { ", true, " } else { ", false, " })
         .number(i64::from(hello.boots))
         .sql(", ")
         .sql(dialect::NOW)
@@ -216,31 +221,35 @@ struct NameRow {
 pub(in crate::db) async fn heard_from(
     pool: &Pool,
     epoch: Epoch,
-    workers: &[(WorkerName, IncarnationId)],
+    signs: &[SignOfLife],
 ) -> Result<Vec<WorkerName>, DbError> {
-    if workers.is_empty() {
+    if signs.is_empty() {
         return Ok(Vec::new());
     }
-    transaction!(pool, |conn| heard_once(conn, epoch, workers))
+    transaction!(pool, |conn| heard_once(conn, epoch, signs))
 }
 
 async fn heard_once(
     conn: &mut Conn,
     epoch: Epoch,
-    workers: &[(WorkerName, IncarnationId)],
+    signs: &[SignOfLife],
 ) -> Result<Vec<WorkerName>, DbError> {
     fence(conn, epoch).await?;
-    let rows: Vec<SignOfLifeRow> = workers
+    let rows: Vec<SignOfLifeRow> = signs
         .iter()
-        .map(|(name, incarnation)| SignOfLifeRow {
-            name: name.as_str().to_owned(),
-            incarnation: incarnation.to_string(),
+        .map(|sign| SignOfLifeRow {
+            name: sign.worker.as_str().to_owned(),
+            incarnation: sign.incarnation.to_string(),
+            boots: i64::from(sign.boots),
         })
         .collect();
     let known: Vec<NameRow> = read_for(conn, &rows, |array| {
         Statement::new(
             "UPDATE worker SET status = CASE WHEN status <> 'offline' THEN status WHEN paused THEN 'paused' \
-             ELSE 'running' END, lost_at = NULL, last_contact_at = ",
+             ELSE 'running' END, lost_at = NULL, \
+             boots = CASE WHEN r.boots > worker.boots THEN r.boots ELSE worker.boots END, \
+             restart_requested_boots = CASE WHEN r.boots > worker.restart_requested_boots THEN NULL \
+             ELSE worker.restart_requested_boots END, last_contact_at = ",
         )
         .sql(dialect::NOW)
         .sql(" FROM ")
@@ -248,7 +257,7 @@ async fn heard_once(
         .sql(" WHERE worker.name = r.name AND worker.incarnation = r.incarnation RETURNING worker.name")
     })
     .await?;
-    let mut unknown: Vec<WorkerName> = workers.iter().map(|(name, _)| name.clone()).collect();
+    let mut unknown: Vec<WorkerName> = signs.iter().map(|sign| sign.worker.clone()).collect();
     unknown.sort_unstable();
     unknown.dedup();
     unknown.retain(|name| !known.iter().any(|row| row.name == name.as_str()));

@@ -342,6 +342,39 @@ fn an_inventory_takes_a_lost_attempt_back_unless_its_task_was_changed() {
 }
 
 #[test]
+fn what_its_own_worker_has_given_up_does_not_come_back() {
+    let mut known = loaded(&[(1, TaskState::Pending, 0)], &[(1, 1, AttemptState::Lost)]);
+    if let Some(known) = known.attempts.get_mut(&attempt(1)) {
+        known.ended = true;
+    }
+    let alive = Happening::Alive {
+        worker: worker(),
+        attempt: attempt(1),
+        task: TaskId(1),
+        phase: AttemptPhase::Running,
+    };
+    let (projection, _) = project(&known, std::slice::from_ref(&alive));
+    assert_eq!(projection.tasks, []);
+    // Said and contradicted in one batch.
+    let running = TaskState::Running {
+        dispatch: dispatch(1),
+        attempt: attempt(1),
+        uploading: false,
+    };
+    let known = loaded(&[(1, running, 0)], &[(1, 1, AttemptState::Running)]);
+    let mut report = report(1, 1);
+    report.ended_at = Some(report.accepted_at);
+    report.outcome = Some(Outcome::Failed {
+        reason: FailureReason::AgentRestarted,
+        detail: "the agent ended".into(),
+    });
+    let given_up = happening(5, WorkerEvent::Ended(report));
+    let (projection, _) = project(&known, &[given_up, alive]);
+    assert_eq!(projection.tasks[0].to, TaskState::Pending);
+    assert_eq!(projection.attempts[0].state, AttemptState::Lost);
+}
+
+#[test]
 fn lost_and_back_in_one_batch_leaves_no_reason() {
     let running = TaskState::Running {
         dispatch: dispatch(1),

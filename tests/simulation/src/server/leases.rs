@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use scitq_server::db::Silent;
 use scitq_server::events::Happening;
-use scitq_server::maintenance::{PROMPT, expired};
+use scitq_server::maintenance::Count;
 use scitq_shared::names::WorkerName;
 use scitq_shared::protocol::{Marker, PROTOCOL_VERSION};
 use uuid::Uuid;
@@ -67,17 +67,14 @@ impl World {
             self.at(CHECK_EVERY, check);
             return Ok(());
         }
-        if now.saturating_sub(said) > PROMPT {
-            return Ok(());
-        }
-        for silent in self.expired(index) {
+        for silent in self.expired(index, now.saturating_sub(said)) {
             self.give_up(index, &silent)?;
         }
         Ok(())
     }
 
-    fn expired(&self, index: usize) -> Vec<Silent> {
-        let silent = self.database.silent_beyond_lease(self.lost_after, self.now);
+    fn expired(&self, index: usize, waited: Duration) -> Vec<Silent> {
+        let mut silent = self.database.silent_beyond_lease(self.lost_after, self.now);
         if self.mutant == Some(Mutant::TrustsOneClock) {
             return silent;
         }
@@ -88,12 +85,16 @@ impl World {
             return Vec::new();
         };
         let now = self.now;
-        expired(
-            silent,
-            Duration::ZERO,
-            now.saturating_sub(since),
-            |worker| Some(now.saturating_sub(*term.listening.heard.get(worker)?)),
-        )
+        let count = Count {
+            listening: now.saturating_sub(since),
+            least: Duration::ZERO,
+            waited,
+        };
+        silent.retain(|silent| {
+            let heard = term.listening.heard.get(&silent.worker);
+            count.is_over(silent, heard.map(|at| now.saturating_sub(*at)))
+        });
+        silent
     }
 
     fn give_up(&mut self, index: usize, silent: &Silent) -> Done {
@@ -131,7 +132,7 @@ impl World {
         if self.servers[index].term(number).is_none() {
             return;
         }
-        if self.database.up && !self.expired(index).is_empty() {
+        if self.database.up && !self.expired(index, Duration::ZERO).is_empty() {
             self.listen(index);
         }
         self.at(CHECK_EVERY, again);

@@ -71,6 +71,7 @@ impl Core {
             initial: self.rules.initial.clone(),
             desired_version: self.desired_version(),
             boots: self.identity.boots,
+            can_restart: self.rules.can_restart,
             batch: self.desired.as_ref().map(|desired| desired.batch.clone()),
             recounted,
             inventory: self.inventory(),
@@ -370,7 +371,7 @@ impl Core {
 
     /// The number of the latest announcement: over restarts of the agent too it only rises.
     fn sequence(&self) -> u64 {
-        (u64::from(self.identity.boots) << 32) + self.counter
+        scitq_shared::protocol::sequence(self.identity.boots, self.counter)
     }
 
     fn desired_version(&self) -> i64 {
