@@ -572,8 +572,8 @@ pub async fn what_is_lost_is_told(fixture: &Fixture) {
         silent_for: None,
         detail: "gone".to_owned(),
     };
-    let lost = lose(&fixture.db, epoch, &loser, &told, &mut loss).await;
-    assert!(lost.is_err(), "it cannot be marked lost");
+    let outcome = lose(&fixture.db, epoch, &loser, &told, &mut loss).await;
+    assert!(outcome.is_err(), "it cannot be marked lost");
     assert_eq!((loss.attempts, loss.tasks.len()), (TASKS, TASKS));
     drop(told);
     let mut heard = 0;
@@ -590,8 +590,8 @@ pub async fn what_is_lost_is_told(fixture: &Fixture) {
     apply(&fixture.db, epoch, &attempt, &[AttemptEvent::Started]).await;
     fixture.lead().await;
     let told = Told::Dispatcher(sender);
-    let lost = lose(&fixture.db, epoch, &loser, &told, &mut loss).await;
-    assert!(matches!(lost, Err(DbError::Fenced)), "{lost:?}");
+    let outcome = lose(&fixture.db, epoch, &loser, &told, &mut loss).await;
+    assert!(matches!(outcome, Err(DbError::Fenced)), "{lost:?}");
     assert_eq!(loss.attempts, TASKS);
     drop(told);
     assert!(inputs.recv().await.is_none(), "nothing was even begun");
