@@ -591,7 +591,7 @@ pub async fn what_is_lost_is_told(fixture: &Fixture) {
     fixture.lead().await;
     let told = Told::Dispatcher(sender);
     let outcome = lose(&fixture.db, epoch, &loser, &told, &mut loss).await;
-    assert!(matches!(outcome, Err(DbError::Fenced)), "{lost:?}");
+    assert!(matches!(outcome, Err(DbError::Fenced)), "{outcome:?}");
     assert_eq!(loss.attempts, TASKS);
     drop(told);
     assert!(inputs.recv().await.is_none(), "nothing was even begun");
