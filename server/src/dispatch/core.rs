@@ -7,8 +7,8 @@
 //! - A batch that is barred claims nothing: while its queue is withdrawn, while it is asked what is more urgent, and from a
 //!   recall of some of its tasks until these are changed (D4).
 //! - A dispatch counts as missing only when it is neither in the queue nor with any worker that may have got it, nor can
-//!   still come to one (D12): the queue was withdrawn with no publication outstanding, and each worker has said so, is lost,
-//!   or has departed.
+//!   still come to one (D12): the queue was withdrawn with no publication outstanding, what was said until then is applied,
+//!   and each worker that is known then has said so, is lost, or has departed.
 //! - After the database was restored, nothing is claimed before the workers were heard (D12).
 
 mod hearing;
@@ -59,7 +59,10 @@ enum Withdrawal {
     Waiting(Why),
     /// The queue is being emptied.
     Emptying(Why),
-    /// It is empty; what is dispatched all the same is being listed.
+    /// It is empty. Everything that was said until then is being read, up to this marker, which is taken for lost at that
+    /// time: a worker that has come back may have got something from the queue before its hello is applied.
+    Reading(Why, MarkerNumber, Duration),
+    /// All is read; what is dispatched all the same is being listed.
     Listing,
 }
 
@@ -245,6 +248,7 @@ impl Core {
                 if read.is_some() {
                     self.count_everything(now);
                 }
+                self.read_after_withdrawal(now, marker);
             }
             Input::Tick => {}
         }
@@ -269,8 +273,13 @@ impl Core {
             let counting = work.count_at.map(|(at, _)| at);
             let suspecting = work.suspects.as_ref().map(|suspects| suspects.look_at);
             let open = work.withdrawal.is_none();
+            let reading = match work.withdrawal {
+                Some(Withdrawal::Reading(_, _, until)) => Some(until),
+                _ => None,
+            };
             let recalling = work.recalls.front().and_then(Recall::deadline);
             [
+                reading,
                 recalling,
                 rolling,
                 resting,
@@ -351,18 +360,35 @@ impl Core {
         };
         work.compare_at = Some(now + BETWEEN_WITHDRAWALS);
         match work.withdrawal {
-            Some(Withdrawal::Emptying(Why::Roll)) => {
-                work.withdrawal = Some(Withdrawal::Listing);
-                self.effects.push(Effect::List {
-                    batch: batch.clone(),
-                    question: Question::All,
-                });
-            }
-            Some(Withdrawal::Emptying(Why::Recall)) => {
-                work.withdrawal = None;
-                self.withdrawn_for_recall(now, batch);
+            Some(Withdrawal::Emptying(why @ (Why::Roll | Why::Recall))) => {
+                work.read(now, why, &mut self.last_marker, &mut self.effects);
             }
             _ => work.withdrawal = None,
+        }
+    }
+
+    /// Everything that was said before a queue was empty is applied: who may have got something from it is known.
+    fn read_after_withdrawal(&mut self, now: Duration, read: MarkerNumber) {
+        let waiting = self
+            .work
+            .iter()
+            .find_map(|(batch, work)| match work.withdrawal {
+                Some(Withdrawal::Reading(why, marker, _)) if marker == read => {
+                    Some((batch.clone(), why))
+                }
+                _ => None,
+            });
+        let Some((batch, why)) = waiting else { return };
+        let Some(work) = self.work.get_mut(&batch) else {
+            return;
+        };
+        if why == Why::Recall {
+            work.withdrawal = None;
+            self.withdrawn_for_recall(now, &batch);
+        } else {
+            work.withdrawal = Some(Withdrawal::Listing);
+            let question = Question::All;
+            self.effects.push(Effect::List { batch, question });
         }
     }
 
@@ -380,6 +406,11 @@ impl Core {
         }
         for (batch, work) in &mut self.work {
             work.tend_recall(now, batch, &mut self.effects);
+            if let Some(Withdrawal::Reading(why, _, until)) = work.withdrawal
+                && until <= now
+            {
+                work.read(now, why, &mut self.last_marker, &mut self.effects);
+            }
             work.tend_withdrawal(batch, &mut self.effects);
             work.tend_suspicion(now, batch, &mut self.effects);
             work.tend_roll(now, batch, &mut self.effects);
@@ -422,6 +453,14 @@ impl Core {
 }
 
 impl Work {
+    /// Asks to be told when everything that was said until now is applied.
+    fn read(&mut self, now: Duration, why: Why, last_marker: &mut u64, effects: &mut Vec<Effect>) {
+        *last_marker += 1;
+        let marker = MarkerNumber(*last_marker);
+        self.withdrawal = Some(Withdrawal::Reading(why, marker, now + MARKER_LOST_AFTER));
+        effects.push(Effect::Marker { marker });
+    }
+
     fn tend_withdrawal(&mut self, batch: &BatchName, effects: &mut Vec<Effect>) {
         if self.withdrawal.is_none() {
             self.withdrawal = self.withdrawal_due.take().map(Withdrawal::Waiting);

@@ -245,9 +245,12 @@ async fn an_older_heartbeat_brings_nothing_back() {
     let restarted = FailureReason::AgentRestarted;
     worker.failed(&attempt, restarted, "its agent ended").await;
     assert_eq!(fixture.get("/api/v1/executions/1").await["status"], "lost");
+    let heard = fixture.get("/api/v1/workers/w").await["last_contact_at"].clone();
     worker.heartbeat(&[(&attempt, AttemptPhase::Running)]).await;
-    worker
-        .told(|command| matches!(command, ControlCommand::Stop { .. }).then_some(()))
+    fixture
+        .until("/api/v1/workers/w", |worker| {
+            worker["last_contact_at"] != heard
+        })
         .await;
     assert_eq!(fixture.get("/api/v1/executions/1").await["status"], "lost");
     let (message, _) = worker.delivery().await;

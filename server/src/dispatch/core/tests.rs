@@ -48,8 +48,15 @@ struct Table {
 }
 
 impl Table {
+    /// Tells something. What is to be read after a withdrawal is read at once.
     fn tell(&mut self, input: Input) -> Vec<Effect> {
-        self.core.handle(self.now, input)
+        let empty = matches!(input, Input::Withdrawn { .. });
+        let mut effects = self.core.handle(self.now, input);
+        if empty && let Some(Effect::Marker { marker }) = effects.first().cloned() {
+            effects.remove(0);
+            effects.extend(self.core.handle(self.now, Input::MarkerRead { marker }));
+        }
+        effects
     }
 
     /// Lets time pass to the core's next deadline, which must come by then.
@@ -548,4 +555,28 @@ fn dispatches_are_counted_until_the_database_says_that_there_are_none() {
     assert_eq!(table.wait(32.0), [count(30.0)]);
     table.tell(counted(0));
     assert_eq!(table.core.next_deadline(table.now), None);
+}
+
+#[test]
+fn nobody_is_asked_before_everything_is_read_that_was_said_until_the_queue_was_empty() {
+    let mut table = Table::working(2, false);
+    let paused = Input::Paused { batch: batch() };
+    assert_eq!(table.tell(paused), [Effect::Withdraw { batch: batch() }]);
+    let withdrawn = Input::Withdrawn {
+        batch: batch(),
+        dispatches: 0,
+    };
+    let marker = |number| Effect::Marker {
+        marker: MarkerNumber(number),
+    };
+    let read = |number| Input::MarkerRead {
+        marker: MarkerNumber(number),
+    };
+    assert_eq!(table.core.handle(table.now, withdrawn), [marker(2)]);
+    table.tell(read(1));
+    assert_eq!(table.tell(pending()), [], "barred");
+    // A marker that is lost is sent again.
+    assert_eq!(table.wait(60.0), [marker(3)]);
+    assert_eq!(table.tell(read(2)), []);
+    assert_eq!(table.tell(read(3)), [list(Question::All)]);
 }
