@@ -415,6 +415,7 @@ impl World {
                 }
             }
             Effect::Persist(desired) => self.workers[index].disk.desired = Some(desired),
+            Effect::Forget => self.workers[index].disk.desired = None,
             Effect::End => {
                 self.agent_dies(index);
                 let delay = self.milliseconds(500..20_000);

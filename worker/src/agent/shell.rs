@@ -232,6 +232,7 @@ impl Shell {
                     discarded.push(attempt);
                 }
                 Effect::Persist(desired) => self.persist(desired).await,
+                Effect::Forget => self.forget().await,
                 Effect::End => over = true,
             }
         }
@@ -322,6 +323,18 @@ impl Shell {
         if let Ok(Err(error)) = written {
             // It is followed all the same; after a restart the server says it again.
             tracing::warn!(%error, "the desired state could not be kept");
+        }
+    }
+}
+
+impl Shell {
+    async fn forget(&self) {
+        let file = self.state.desired_file();
+        let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
+        if let Ok(Err(error)) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the desired state could not be forgotten");
         }
     }
 }

@@ -257,6 +257,8 @@ pub enum Effect {
     },
     /// Remember the desired state over restarts.
     Persist(DesiredState),
+    /// Forget the desired state that is remembered, before anything that comes after this is done.
+    Forget,
     /// Start the agent anew, on the program that stands in its file now. What runs goes on. Answered by
     /// [`Input::RestartFailed`] if that cannot be done, else by a new agent.
     Restart,

@@ -191,6 +191,7 @@ impl World {
             | Effect::SendOutput(_)
             | Effect::Discard { .. }
             | Effect::Persist(_)
+            | Effect::Forget
             | Effect::End => {}
         }
     }

@@ -214,6 +214,11 @@ impl Core {
     pub(super) fn publish_goodbye(&mut self, now: Now) {
         let reason = "the worker was told to end".to_owned();
         let kept = u32::try_from(self.ended.len() + self.released.len()).unwrap_or(u32::MAX);
+        if kept == 0 {
+            // From now on nobody expects that this worker has anything. Its next start takes nothing before the server has
+            // answered its hello: a hello can be lost with the broker, and what was taken after it would be nobody's.
+            self.effects.push(Effect::Forget);
+        }
         let goodbye = WorkerEvent::Goodbye { reason, kept };
         self.publish(now, None, Publication::Goodbye, goodbye);
     }

@@ -881,6 +881,13 @@ fn draining_ends_when_everything_is_with_the_server() {
     let effects = drive.command(ControlCommand::Applied {
         attempts: vec![attempt],
     });
+    // With nothing left it is not expected to come back: what was wanted of it is forgotten before anybody hears that.
+    let order: Vec<bool> = effects
+        .iter()
+        .filter(|it| matches!(it, Effect::Forget | Effect::Publish { .. }))
+        .map(|it| matches!(it, Effect::Forget))
+        .collect();
+    assert_eq!(order, [true, false]);
     assert_eq!(kinds(&effects), ["goodbye"]);
     assert!(matches!(drive.confirm(&effects)[..], [Effect::End]));
 }
@@ -923,6 +930,8 @@ fn stopping_kills_reports_and_ends() {
     assert_eq!(kinds(&effects), ["ended"]);
     drive.confirm(&effects);
     let effects = drive.later(SECOND * 2);
+    // Something is kept: the next start goes on as this one would.
+    assert!(!effects.contains(&Effect::Forget), "{effects:?}");
     assert_eq!(kinds(&effects), ["goodbye"]);
     assert!(
         matches!(drive.tell(Input::Stop)[..], [Effect::End]),
