@@ -11,13 +11,14 @@
 //! The keeper is the same program as the agent's, started with [`ARGUMENT`] as its first word: one thread that knows what
 //! runs and a few that start programs, without a runtime, settings or a connection, in a session of its own. It claims an
 //! attempt, starts its program, notices its end, ends what is left of its group and writes the end into the attempt's
-//! journal *before* it tells the agent. It goes on when the agent is gone; the next agent finds its socket in the state directory and adopts what runs there.
-//! It ends by itself when nothing runs and no agent has come for [`serve::GRACE`], or at once when the agent ended on
+//! journal *before* it tells the agent. It goes on when the agent is gone; the next agent finds its socket in the state
+//! directory and adopts what runs there.
+//! It ends by itself when nothing runs and no agent has come for `serve::GRACE`, or at once when the agent ended on
 //! purpose.
 //!
-//! [`message`] is the language between the two. [`serve`] is the keeper's side, with [`tasks`] (what runs), [`spawners`]
-//! and [`spawn`] (starting a program), [`wait`] (its end) and [`out_of_memory`] (whether the kernel killed it for its memory).
-//! [`Keepers`] is the agent's side, with [`start`] (making a keeper) and [`connection`] (speaking with one).
+//! `message` is the language between the two. `serve` is the keeper's side, with `tasks` (what runs), `spawners`
+//! and `spawn` (starting a program), `wait` (its end) and `out_of_memory` (whether the kernel killed it for its memory).
+//! `Keepers` is the agent's side, with `start` (making a keeper) and `connection` (speaking with one).
 //!
 //! Containers will be kept by their own daemon; what the agent asks of a keeper is one kind of order beside that.
 
