@@ -325,9 +325,7 @@ impl Shell {
             tracing::warn!(%error, "the desired state could not be kept");
         }
     }
-}
 
-impl Shell {
     async fn forget(&self) {
         let file = self.state.desired_file();
         let removed = tokio::task::spawn_blocking(move || std::fs::remove_file(file)).await;
